@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.simulation.site import Plan, Site
 
@@ -19,25 +19,45 @@ from tests.simulation.site import Plan, Site
 SLICE = 25
 #: What of a plan may be taken away.
 PARTS = ("faults", "acts", "holders", "workers", "tasks")
-#: What goes wrong with a message, and with a request to a vendor.
+#: What may go wrong, and how often where all of it may; with a message, and with a request to a vendor.
+_FAULTS = {"kill": 25, "presumed dead": 4, "message": 26, "vendor": 30}
+_FAULTS |= {"cut off": 20, "power": 5, "disk full": 5, "clock": 5}
 _MESSAGES = ("lose request", "lose answer", "double", "delay", "hold up")
-_VENDORS = (
-    *("503 before", "503 after", "reset before", "reset after", "no answer", "arrives late"),
-    *("429", "slow", "refused", "late"),
-)
+_VENDORS = ("503 before", "503 after", "reset before", "reset after", "no answer", "arrives late")
+_VENDORS += ("429", "slow", "refused", "late")
 _OF_VENDOR = {"stripe": ("decline", "decline"), "twilio": ("dear", "dear", "named")}
+_ACTS = ("revoke", "top_up", "top_up", "resolve", "resolve", "correct", "revoke_key")
+
+
+class Kinds(NamedTuple):
+    """What a plan may have. One of few kinds has the more of each, so that they meet."""
+
+    are_few: bool
+    faults: dict[str, int]
+    messages: tuple[str, ...]
+    vendors: tuple[str, ...]
+    acts: tuple[str, ...]
+
+    @classmethod
+    def drawn(cls, by: random.Random, are_few: bool, vendors: tuple[str, ...]) -> Kinds:
+        if not are_few:
+            return cls(False, _FAULTS, _MESSAGES, vendors, _ACTS)
+        faults = by.choices([*_FAULTS], [*_FAULTS.values()], k=by.choice((1, 2, 2, 3)))
+        of = (tuple(by.sample(every, by.choice((1, 1, 2)))) for every in (_MESSAGES, vendors, _ACTS))
+        return cls(True, {kind: _FAULTS[kind] for kind in faults}, *of)
 
 
 def planned(seed: int) -> Plan:
     """Return what happens, but for what follows from it."""
     by = random.Random(seed)
-    luigids = 1 + (by.random() < 0.3)
-    tasks = [_task(by, number) for number in range(by.choice((1, 1, 1, 1, 2, 2, 3)))]
+    are_few, luigids = by.random() < 0.5, 1 + (by.random() < 0.3)
+    forks = are_few and by.random() < 0.6  # Nothing but a task that makes equal calls in two processes.
+    tasks = [_task(by, n, forks) for n in range(1 if forks else by.choice((1, 1, 1, 1, 2, 2, 3)))]
     names = [task["id"] for task in tasks]
     root = {"root": "R", "by_task_id": by.random() < 0.5, "usd": str(by.choice((3, 5, 8, 12, 30)))}
     workers = [
         {"name": f"worker{number}", "luigid": by.randrange(luigids), "tasks": names, **root}
-        for number in range(by.choice((1, 1, 1, 2)))
+        for number in range(1 if forks else by.choice((1, 1, 1, 2)))
     ]
     holders = [
         {
@@ -47,34 +67,44 @@ def planned(seed: int) -> Plan:
             "ttl_ms": by.choice((1500, 4000, 600_000)),
             "payments": [_payment(by, f"cus_h{n}", "stripe") for n in range(by.choice((1, 2)))],
         }
-        for _ in range(by.random() < 0.3)
+        for _ in range(not forks and by.random() < 0.3)
     ]
     plan: Plan = {"seed": seed, "file": by.random() < 0.02, "luigids": luigids}
     plan["gateway"] = by.random() < 0.4
     plan["day"], plan["family"] = by.choice((None, None, 10, 40)), by.choice((None, None, None, 6))
     plan |= {"tasks": tasks, "workers": workers, "holders": holders}
-    plan["acts"] = sorted(
-        (_act(by, plan) for _ in range(by.choice((0, 0, 1, 1, 2, 3)))), key=lambda one: one["at"]
-    )
-    plan["faults"] = [_fault(by, plan) for _ in range(by.choice((0, 1, 2, 3, 4, 5, 6)))]
+    paid = sorted({payment["vendor"] for who in (*tasks, *holders) for payment in who["payments"]})
+    every = (*_VENDORS, *(how for vendor in paid for how in _OF_VENDOR[vendor]))
+    kinds, whom, lives, times = Kinds.drawn(by, are_few, every), _processes(plan), (1, 1, 2), (1,)
+    acts = (_act(by, plan, kinds) for _ in range(by.choice((0, 0, 1, 1, 2, 3))))
+    plan["acts"] = sorted(acts, key=lambda one: one["at"])
+    if are_few:
+        names = [one for one in whom if not forks or "/" in one]
+        whom, lives, times = by.sample(names, by.choice((1, 2)[: len(names)])), (1, 2), (1, 1, 1, 2, 3)
+    faults = range(by.choice((2, 3, 4, 5, 6) if are_few else (0, 1, 2, 3, 4, 5, 6)))
+    who = (by.choice(whom).format(by.choice(lives)) for _ in faults)
+    each = [_fault(by, plan, kinds, one) * by.choice(times) for one in who]
+    plan["faults"] = [fault for those in each for fault in those]
     if plan["file"]:
         plan["faults"].append({"fault": "power", "at": _soon(by), "within": by.random() < 0.3})
     return plan
 
 
-def _task(by: random.Random, number: int) -> Plan:
+def _task(by: random.Random, number: int, forks: bool) -> Plan:
     vendor = by.choice(("stripe", "stripe", "twilio"))
     payments = []
-    for n in range(by.choice((1, 1, 1, 2, 2, 3))):
+    for n in range(by.choice((2, 2, 3) if forks else (1, 1, 1, 2, 2, 3))):
         # Some are equal: each of them is meant.
         whom = f"cus_{number}" if vendor == "stripe" else f"+1555{number:07}"
-        payments.append(_payment(by, whom if by.random() < 0.5 else f"{whom}{n}", vendor))
+        payments.append(_payment(by, whom if by.random() < (0.7 if forks else 0.5) else f"{whom}{n}", vendor))
     for one in payments:
         one["cents"] = next(each["cents"] for each in payments if each["whom"] == one["whom"])
     total = sum(one["cents"] for one in payments) / 100
     cost = by.choice((None, None, int(total * 1_000_000)))
     most = by.choice((None, None, None, total))
-    task = {"id": f"T{number}", "fork": by.random() < 0.4, "again": by.choice((0, 0, 1, 1, 2))}
+    fork = forks or by.random() < 0.4
+    task = {"id": f"T{number}", "fork": fork and len(payments) > 1, "again": by.choice((0, 0, 1, 1, 2))}
+    task["fails"] = by.choice((0, 0, 0, 1))
     return {**task, "payments": payments, "cost": cost, "max": most}
 
 
@@ -87,53 +117,60 @@ def _soon(by: random.Random) -> float:
     return round(by.random() * (1.2 if by.random() < 0.7 else 8), 3)
 
 
-def _act(by: random.Random, plan: Plan) -> Plan:
+def _act(by: random.Random, plan: Plan, kinds: Kinds) -> Plan:
     act: Plan = {"at": _soon(by), "luigid": by.randrange(plan["luigids"])}
-    kind = by.choice(("revoke", "top_up", "top_up", "resolve", "resolve", "correct", "revoke_key"))
+    kind = by.choice(kinds.acts)
     if kind in ("revoke", "top_up"):
         act["run"] = "R"
     if kind == "top_up":
         act["usd"] = by.choice(("1", "2.50", "10"))
     if kind in ("resolve", "correct"):
         act |= {"hasty": by.random() < 0.3, "at": round(by.random() ** 2 * 40, 3)}
+        act["looks"] = by.choice((1, 1, 5, 20))
     return act | {"act": kind, "holder": "holder"}
 
 
-def _fault(by: random.Random, plan: Plan) -> Plan:
-    workers, holders = ([one["name"] for one in plan[part]] for part in ("workers", "holders"))
-    tried = [f"{one}#1/{task['id']}" for one in workers for task in plan["tasks"]]
-    forking = [f"{one}#1/{task['id']}" for one in workers for task in plan["tasks"] if task["fork"]]
-    forked = [f"{one}#1/fork" for one in forking]
-    at = _soon(by)
-    draw = by.random()
-    life = by.choice((1, 1, 2))
-    lives = [*(f"{one}#{life}" for one in (*workers, *tried)), *(f"{one}#{life}/fork" for one in forking)]
-    if draw < 0.25:
-        killed = by.choice((*lives, *lives, *holders, *(f"luigid{n}#{life}" for n in range(plan["luigids"]))))
-        steps = 200 if killed.startswith("luigid") else 30 if "/" in killed else 60
-        return {"fault": "kill", "who": killed, "step": 1 + int(by.random() ** 2 * steps)}
-    if draw < 0.29:
-        return {"fault": "presumed dead", "who": by.choice(plan["workers"])["name"], "at": at}
-    if draw < 0.55:
-        saying = [*workers, *holders, *tried, *forked]
-        saying += ["operator"] if plan["acts"] else []
-        fault = {"fault": by.choice(_MESSAGES), "who": by.choice(saying), "at": at}
-        if fault["fault"] == "hold up":
-            return fault | {"for": round(by.random() * 12, 3)}
-        if fault["fault"].startswith("lose") and lives and by.random() < 0.5:
-            often = {"after": by.choice((0, 1, 1, 2, 3)), "times": by.choice((1, 2, 4, 6, 9))}
-            return fault | often | {"who": by.choice(lives), "at": 0.0}
-        return fault | {"for": round(by.random() ** 2 * 8, 3)} if fault["fault"] == "delay" else fault
-    if draw < 0.85:
-        paying = [one for who in (*plan["tasks"], *plan["holders"]) for one in who["payments"]]
-        own = [how for vendor in sorted({one["vendor"] for one in paying}) for how in _OF_VENDOR[vendor]]
-        fault = {"fault": "vendor", "how": by.choice((*_VENDORS, *own)), "at": at}
-        return fault | ({"who": by.choice((*tried, *forked))} if tried and by.random() < 0.3 else {})
-    if draw < 0.90:
-        return {"fault": "power", "at": at, "within": by.random() < 0.7}
-    if draw < 0.95:
-        return {"fault": "disk full", "at": at, "for": round(by.random() * 6, 3)}
-    return {"fault": "clock", "at": at, "by": by.choice((-86_400, -3600, -30, -1, 1, 30, 3600, 200_000))}
+def _processes(plan: Plan) -> list[str]:
+    """Return whom something may happen to; {}: in which of its lives."""
+    names = [*(one["name"] for one in plan["holders"]), *(f"luigid{n}#{{}}" for n in range(plan["luigids"]))]
+    for worker in (one["name"] for one in plan["workers"]):
+        names.append(f"{worker}#{{}}")
+        for task in plan["tasks"]:
+            attempt = f"{worker}#1/{task['id']}#{{}}"
+            names += [attempt, f"{attempt}/fork"] if task["fork"] else [attempt]
+    return names
+
+
+def _fault(by: random.Random, plan: Plan, kinds: Kinds, who: str) -> list[Plan]:
+    kind, at = by.choices([*kinds.faults], [*kinds.faults.values()])[0], _soon(by)
+    if kind == "kill":
+        steps = 200 if who.startswith("luigid") else 10 if "fork" in who else 30 if "/" in who else 60
+        return [{"fault": kind, "who": who, "step": 1 + int(by.random() ** 2 * steps)}]
+    if kind in ("message", "cut off") and who.startswith("luigid"):  # It says nothing of its own.
+        who = by.choice([*(one["name"] for one in plan["workers"]), *(["operator"] if plan["acts"] else [])])
+    often = {"after": by.choice((0, 1, 1, 1, 2, 3)), "times": by.choice((1, 4, 6, 9))}
+    fault: Plan = {"fault": kind, "who": who, "at": at}
+    if kind == "cut off":  # Its network fails: neither luigid nor its vendor can be spoken to.
+        loses = {**fault, "fault": by.choice(_MESSAGES[:2]), "at": 0.0, **often}
+        return [loses, {**fault, "fault": "vendor", "at": 0.0, "how": by.choice(_VENDORS[2:4])}]
+    if kind == "message":
+        kind = fault["fault"] = by.choice(kinds.messages)
+        if kind.startswith("lose") and by.random() < 0.5:
+            return [{**fault, "at": 0.0, **often}]
+        lasts = {"hold up": round(by.random() * 12, 3), "delay": round(by.random() ** 2 * 8, 3)}
+        return [fault | ({"for": lasts[kind]} if kind in lasts else {})]
+    if kind == "vendor":
+        fault["how"] = by.choice(kinds.vendors)
+        if by.random() < (0.4 if kinds.are_few else 0.7):
+            del fault["who"]
+        return [fault]
+    more = {
+        "presumed dead": {"who": by.choice(plan["workers"])["name"]},
+        "power": {"within": by.random() < 0.7},
+        "disk full": {"for": round(by.random() * 6, 3)},
+        "clock": {"by": by.choice((-86_400, -3600, -30, -1, 1, 30, 3600, 200_000))},
+    }
+    return [{"fault": kind, "at": at, **more[kind]}]
 
 
 def failure(plan: Plan, trace: list[str] | None = None) -> str:
@@ -152,6 +189,7 @@ def lived(seeds: range, words: tuple[str, ...] = ()) -> tuple[int, int | None, s
 
     `words`: only those in whose plan all of them stand.
     """
+    gc.freeze()
     gc.disable()  # What a history leaves is little, and is collected at the end.
     number = 0
     try:
@@ -166,7 +204,8 @@ def lived(seeds: range, words: tuple[str, ...] = ()) -> tuple[int, int | None, s
         return number, None, ""
     finally:
         gc.enable()
-        gc.collect()
+        if number:
+            gc.collect()
 
 
 def many(

@@ -37,9 +37,9 @@ from tests.simulation.world import Pending, Process, World, patiently
 
 Plan = dict[str, Any]
 SECRET = "sk_test_of_the_simulation_0123456789"
-#: How long a sender waits for its vendor, in seconds; and how much longer than the last act of the plan a
-#: worker with only blocked tasks stays.
-TIMEOUT_S, STAYS_S = 20.0, 8.0
+#: How long a sender waits for its vendor, in seconds; how much longer than the last act of the plan a worker
+#: with only blocked tasks stays; after how long an operator looks again.
+TIMEOUT_S, STAYS_S, LOOKS_S = 20.0, 8.0, 1.0
 _OPEN = "SELECT (SELECT count(*) FROM call WHERE state = 'pending'), (SELECT count(*) FROM price_due)"
 _RESOLVED = (
     "SELECT DISTINCT call.id, call.target FROM call JOIN journal ON call_id = call.id AND kind = 'operator'"
@@ -227,8 +227,10 @@ class Site:
 
         async def work() -> None:
             await self.world.sleep(act["at"])
-            self.world.say(f"operator: {act}")
-            await getattr(self, f"_{act['act']}")(process, act)
+            for _ in range(act.get("looks", 1)):  # Who looks at what is in doubt comes back to it.
+                self.world.say(f"operator: {act}")
+                await getattr(self, f"_{act['act']}")(process, act)
+                await self.world.sleep(LOOKS_S)
             self.acts_left -= 1
 
         self.world.actor(process.name, process, work())
@@ -270,7 +272,7 @@ class Site:
                 said["overrun"] = True
             elif self.vendors.cancel_open(whom):  # The reply that named it may still come.
                 self.misjudged.add(whom)
-            request_id = f"resolve {act['at']} {row['id']}"
+            request_id = f"resolve {self.world.now} {row['id']}"
             await self._asked(
                 process, act, "resolve", ResolveRequest(row["id"], **said, request_id=request_id)
             )
@@ -281,7 +283,7 @@ class Site:
             mine = row["target"] in self.misjudged
             for made in [one for one in self.vendors.moved if mine and one.call_id == row["id"]][:1]:
                 said = {"spent_usd": plain_usd(Micros(made.micros)), "object_id": made.object_id}
-                said |= {"request_id": f"correct {act['at']} {row['id']}"}
+                said |= {"request_id": f"correct {self.world.now} {row['id']}"}
                 request = ResolveRequest(row["id"], **said, overrun=True, correct=True)
                 await self._asked(process, act, "resolve", request)
 
