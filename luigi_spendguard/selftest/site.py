@@ -95,6 +95,8 @@ _REPLACED = (
 _KEPT = ("run_cap_usd", "timeout_s", "prices")
 _SECRET, _SECRET_FILE = "SPENDGUARD_SELF_TEST_SECRET", "SPENDGUARD_SELF_TEST_SECRET_FILE"
 _DROPPED = ("LUIGI_CONFIG_PATH", "SPENDGUARD_RUN_ID", "SPENDGUARD_URL", "CREDENTIALS_DIRECTORY")
+#: Letters of a secret that is in no other text by chance.
+_LONG = 16
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy")
 
 
@@ -213,7 +215,7 @@ class Site:
         users = self.settings
         own = [users.admin_token, users.worker_token, *(vendor.secret for vendor in users.vendors.values())]
         own += [os.environ.get(name) for vendor in VENDORS.values() for name in vendor.secret_variables]
-        return any(secret in text for secret in own if secret)
+        return any(_stands_in(secret, text) for secret in own if secret)
 
     def _check(self, vendor_url: str) -> None:
         """Refuse to go on if any process would use what is not the self-test's own. Raises SelfTestError."""
@@ -240,6 +242,13 @@ class Site:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
         return path
+
+
+def _stands_in(secret: str, text: str) -> bool:
+    """Return whether a secret stands in a text; a short one, which ordinary words have in them, by itself."""
+    if len(secret) >= _LONG:
+        return secret in text
+    return re.search(rf"(?<![\w./:-]){re.escape(secret)}(?![\w./:-])", text) is not None
 
 
 def make_site(folder: Path, settings: config.Settings) -> Site:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from luigi_spendguard import config
+from luigi_spendguard.money import Micros
 from luigi_spendguard.selftest.race import Facts, judge
 from luigi_spendguard.selftest.sandbox import LeftSandbox, stay_on_loopback
-from luigi_spendguard.selftest.site import written
+from luigi_spendguard.selftest.site import Site, make_site, written
 from luigi_spendguard.settings.files import read_sections
 from tests.support.processes import REPOSITORY
 
@@ -173,6 +175,36 @@ def test_settings_are_written_as_they_were_read(tmp_path: Path, name: str) -> No
         for section, content in read_sections(kind, [copy]).items()
     }
     assert again == read
+
+
+def made_site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    users = folder / "luigi.cfg"
+    users.write_text("[spendguard]\ndefault_cap_usd = 5\nvendor_tasks = Billing\n")
+    monkeypatch.setenv("LUIGI_CONFIG_PATH", str(users))
+    (own := folder / "self-test").mkdir()
+    return make_site(own, config.load([users], environ={}))
+
+
+@pytest.mark.parametrize("secret", ["bin", "dev", "usd", "a1"])
+def test_a_short_secret_is_no_ordinary_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    """As a developer's stand-in may be: it was found in settings and paths that have nothing of it."""
+    monkeypatch.setenv("STRIPE_SECRET_KEY", secret)
+    monkeypatch.setenv("NOBODYS", f"/home/{secret}x:/usr/{secret}, {secret}.example.org")
+    monkeypatch.setenv("ITS_COPY", f"Bearer {secret}")
+    site = made_site(tmp_path, monkeypatch)
+    for mine in (site.environment(luigid=True), site.environment()):
+        assert "NOBODYS" in mine
+        assert "ITS_COPY" not in mine
+        assert mine.get("STRIPE_SECRET_KEY") in (None, site.secret)
+    site.write(Micros(1_000_000), "http://127.0.0.1:1", 2)
+
+
+def test_a_long_secret_is_found_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_SECRET_KEY", secret := "sk_test_canary_4eC39HqLyjWD")
+    monkeypatch.setenv("ITS_COPY", f"https://api.example/{secret}x")
+    assert "ITS_COPY" not in made_site(tmp_path, monkeypatch).environment()
 
 
 def test_any_text_is_written_to_toml_and_read_again() -> None:
