@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
 from luigi_spendguard.http.gathering import LastWords
-from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
+from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient, say_in_doubt
 from luigi_spendguard.http.lost_calls import asking, left_ends
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.shared import CallsUnderWay
@@ -267,7 +267,11 @@ class LocalLedgerClient(LedgerClient):
     def close_run(self, request: CloseRunRequest) -> None:
         what = f"the end of run {request.name}"
         kept = partial(Kept.of, what, rpcs.CLOSE_RUN, request)
-        self._outbox.tell(what, lambda: self._do(lambda service: service.close_run(request)), kept)
+
+        def say() -> None:
+            say_in_doubt(self._do(lambda service: service.close_run(request)))
+
+        self._outbox.tell(what, say, kept)
 
     def take_over(self, *, at_once: bool = False) -> None:
         if self._spool.is_empty:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import urllib3
@@ -30,6 +29,7 @@ from luigi_spendguard.protocol import (
     EndRequest,
     ReserveReply,
     ReserveRequest,
+    in_doubt_text,
     rpcs,
 )
 from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message
@@ -40,6 +40,7 @@ from luigi_spendguard.protocol.rpcs import (
     BlockedRequest,
     ClaimReply,
     ClaimRequest,
+    CloseRunReply,
     CloseRunRequest,
     CorrectReply,
     CorrectRequest,
@@ -204,8 +205,11 @@ class HttpLedgerClient(LedgerClient):
 
     def close_run(self, request: CloseRunRequest) -> None:
         what = f"{rpcs.CLOSE_RUN.name} of {request.name}"
-        say = partial(self._ask, rpcs.CLOSE_RUN, request)
-        self._outbox.tell(what, say, lambda: Kept.of(what, rpcs.CLOSE_RUN, request))
+        self._outbox.tell(
+            what,
+            lambda: say_in_doubt(self._ask(rpcs.CLOSE_RUN, request)),
+            lambda: Kept.of(what, rpcs.CLOSE_RUN, request),
+        )
 
     def take_over(self, *, at_once: bool = False) -> None:
         if not at_once and time.monotonic() < self._looks_again:
@@ -426,6 +430,12 @@ def connect(url: str, under_way: CallsUnderWay | None = None) -> HttpLedgerClien
     `under_way`: what the processes of the attempt that it is for have under way.
     """
     return HttpLedgerClient(url, config.load().worker_token, under_way)
+
+
+def say_in_doubt(closed: CloseRunReply) -> None:
+    """Say what of a run is in doubt whose root is complete: nothing else of it may be run and asked about."""
+    if closed.in_doubt_calls:
+        logger.warning("%s", in_doubt_text(closed.run_id, closed.in_doubt_calls, closed.in_doubt_usd))
 
 
 def _their_key(ends: tuple[KeptEnd, ...]) -> str:

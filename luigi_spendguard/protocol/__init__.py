@@ -363,6 +363,13 @@ def blocked_text(due: int, behind: int) -> str:
     return f"{due} due" + (f", {behind} behind {'it' if due == 1 else 'them'}" if behind else "")
 
 
+def in_doubt_text(run_id: str, calls: int, usd: str) -> str:
+    """Return what is said of a run of which calls are in doubt."""
+    shows = command("calls", "--run", run_id, "--state", "in_doubt")
+    are = "1 call is" if calls == 1 else f"{calls} calls are"
+    return f"Run {run_id}: {are} in doubt, ${usd} may have been spent: {shows} shows them."
+
+
 def command(*words: str) -> str:
     """Return a `spendguard` command to be pasted into a shell: ids come from pipelines, and are quoted."""
     return f"`spendguard {shlex.join(words)}`"

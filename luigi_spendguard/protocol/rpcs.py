@@ -290,9 +290,17 @@ class CloseRunRequest(Message):
 
 @dataclass(frozen=True)
 class CloseRunReply(LenientMessage):
-    """Whether the run has ended; one that is named by a `run_id` never does."""
+    """Whether the run has ended; one that is named by a `run_id` never does.
+
+    Attributes:
+        run_id: that run, where calls of it are in doubt: so many, that may have cost so much.
+
+    """
 
     closed: bool
+    run_id: str = ""
+    in_doubt_calls: int = 0
+    in_doubt_usd: str = "0.00"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import luigi.retcodes
 from luigi.parameter import IntParameter
 
 from luigi_spendguard.counted import counted
-from luigi_spendguard.protocol import blocked_text, command
+from luigi_spendguard.protocol import blocked_text, in_doubt_text
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedTasks, RunStanding
 from luigi_spendguard.worker.process import CAP_REACHED, TASK_BLOCKED
 from luigi_spendguard.worker.state import GuardState
@@ -101,11 +101,7 @@ def _standing(run: RunStanding) -> list[str]:
     if blocked := blocked_text(run.due, run.behind):
         said.append(f"Run {run.run_id} is blocked: {blocked}.")
     if run.in_doubt_calls:
-        calls = "1 call is" if run.in_doubt_calls == 1 else f"{run.in_doubt_calls} calls are"
-        said.append(
-            f"Run {run.run_id}: {calls} in doubt, ${run.in_doubt_usd} may have been "
-            f"spent: {command('calls', '--run', run.run_id, '--state', 'in_doubt')} shows them."
-        )
+        said.append(in_doubt_text(run.run_id, run.in_doubt_calls, run.in_doubt_usd))
     said += [f"Run {run.run_id}: {line}." for line in run.denied]
     return said
 

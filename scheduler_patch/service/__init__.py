@@ -175,11 +175,11 @@ class LedgerService(Books):
             return CloseRunReply(False)
         open_tasks = await self.read(claims.unfinished, request.name, request.run_id) or []
         done, unknown = self.scheduler.done_and_unknown(open_tasks)
-        closed = await self.commit_soon(bookings.close_run, request, done, unknown)
+        reply = await self.commit_soon(bookings.close_run, request, done, unknown)
         self.known_keys.forget_all()
-        self._averages_due = self._averages_due or closed
-        self._costs_due = self._costs_due or closed
-        return CloseRunReply(closed)
+        self._averages_due = self._averages_due or reply.closed
+        self._costs_due = self._costs_due or reply.closed
+        return reply
 
     async def ended(self, request: EndedRequest, *, relayed: bool = False) -> EndedReply:
         """Take how calls of a vault key's have ended; of those that a gateway sends only with `relayed`."""
@@ -208,6 +208,8 @@ class LedgerService(Books):
         """Say and remember what runs that have been scheduled completely may cost."""
         for run in scheduled:
             if run.forecast is None or not run.opened or self.state.rules.forecast == "off":
+                continue
+            if run.state == "revoked":  # It costs nothing more, and nobody is to act on what it would.
                 continue
             excess = self.scheduler.gate.excess(run)
             level = logging.WARNING if excess else logging.INFO

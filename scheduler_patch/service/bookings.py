@@ -13,6 +13,7 @@ from luigi_spendguard.ledger import (
     claims,
     corrections,
     keys,
+    queries,
     reservations,
     runs,
     settlement,
@@ -25,6 +26,7 @@ from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, Reserv
 from luigi_spendguard.protocol.rpcs import (
     AttemptReply,
     AttemptRequest,
+    CloseRunReply,
     CloseRunRequest,
     CorrectRequest,
     DuePrice,
@@ -93,13 +95,20 @@ def finish(tx: Tx, request: FinishRequest) -> Booked[FinishReply]:
     return Booked(FinishReply(row is not None, ended), None, tell)
 
 
-def close_run(tx: Tx, request: CloseRunRequest, done: list[str], unknown: list[str]) -> Booked[bool]:
-    """End the run of a root that has completed; return whether it has ended."""
+def close_run(tx: Tx, request: CloseRunRequest, done: list[str], unknown: list[str]) -> Booked[CloseRunReply]:
+    """End the run of a root that has completed; say whether it has ended, and what of it is in doubt."""
     row = claims.close_run(tx, request.name, request.run_id, done, unknown, request.request_id)
-    if row is None or row["state"] != "ended":
-        return Booked(False, None)
+    if row is None:
+        return Booked(CloseRunReply(False), None)
     ended: str = row["run_id"]
-    return Booked(True, None, lambda state: feed.end_run(state, ended, done))
+    reply = CloseRunReply(row["state"] == "ended")
+    for doubt in queries.in_doubt(tx, [ended]):
+        reply = replace(
+            reply, run_id=ended, in_doubt_calls=doubt["calls"], in_doubt_usd=plain_usd(doubt["micros"])
+        )
+    if not reply.closed:
+        return Booked(reply, None)
+    return Booked(reply, None, lambda state: feed.end_run(state, ended, done))
 
 
 def known_key(tx: Tx, key: str) -> tuple[str, SpendDenied | None] | None:
