@@ -92,6 +92,13 @@ def test_a_try_behind_a_later_one_is_late(books: Books, key: str, ended: str) ->
     assert books.reserve(key, asked(books, "one", 2)).verdict == expected, "as a proxy delivers it again"
 
 
+def test_a_client_that_names_no_process_goes_on_with_its_call(books: Books, key: str) -> None:
+    """Each request has an id of its own then, and its number from who passes it on."""
+    for number in (2, 3, 4):
+        made(books, key, asked(books, "one", number, process=f"{number:08x}"), "doubt")
+    assert books.reserve(key, asked(books, "one", 1, process=f"{1:08x}")).verdict == "stale"
+
+
 @pytest.mark.parametrize("unanswered", [(), ("one",)], ids=["answered", "lost"])
 def test_what_another_goes_on_with_is_late(books: Books, key: str, unanswered: tuple[str, ...]) -> None:
     """It was in doubt, and was made again under another key: the row has that one's now."""
