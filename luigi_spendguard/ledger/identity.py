@@ -177,7 +177,7 @@ RESOLVED = (
 
 #: All equal calls of an attempt; one that `holds` its place among them is another call than the next.
 _EQUAL = (
-    "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint, number, given_up,"
+    "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint, number, given_up, declined,"
     f" (coalesce(state, '') IN ('pending','settled') AND {NOT_DECLINED} AND NOT {RESOLVED}"
     " OR verdict = 'replayed') AS holds FROM call WHERE claim_id = ? AND base = ?"
 )

@@ -4,7 +4,8 @@ A client that had no answer makes its call again: under the same key, when its S
 process; under another, when its task does, naming the keys that were not answered. What was lost may stand in
 a proxy, or in the network, and arrive after all. Each call's row so has the number of its try, and keeps what
 it has given up: for each key a word, `DIGEST.NUMBER.PROCESS`. What comes under such a key is late, unless it
-is a later try of that process than the one with that number: then its caller goes on with it.
+is a later try of that process than the one with that number: then its caller goes on with it. What comes
+twice gets the same answer, and is late where that was an error.
 """
 
 from __future__ import annotations
@@ -45,7 +46,15 @@ def _process(sender: str) -> str:
 
 
 def _by_its_own(row: Row, ask: ReserveRequest, key: str) -> bool:
-    return bool(row["key_id"] == key and 0 < ask.number < row["number"])
+    if row["key_id"] != key or not ask.number:
+        return False
+    return bool(ask.number < row["number"] or (ask.number == row["number"] and _comes_twice(row, ask)))
+
+
+def _comes_twice(row: Row, ask: ReserveRequest) -> bool:
+    """Return whether a try comes once more that has failed: its caller was told so, or says it once more."""
+    failed = row["state"] in ("voided", "in_doubt") or row["declined"]
+    return bool(failed and row["sender"] != ask.sender_id)
 
 
 def _is_given_up(words: str, ask: ReserveRequest, key: str) -> bool:

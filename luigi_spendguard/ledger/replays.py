@@ -70,7 +70,7 @@ def answer_repeated(
         tx.run(
             "UPDATE call SET key_id = ?, number = ?, given_up = ? WHERE id = ?",
             identity.key_id,
-            ask.number,
+            match["number"] if match["key_id"] == identity.key_id else 0,  # Its own comes with its grant.
             made_again(ask, identity, match),
             match["id"],
         )
@@ -215,7 +215,7 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     if wait := wait_for_turn(tx, scope, again, row["id"]):
         return wait
     take_turn(tx, scope, ask, row["id"])
-    return regrant(tx, scope, row["id"], ask.sender_id, number, now)
+    return regrant(tx, scope, row["id"], ask, number, now)
 
 
 def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
@@ -259,7 +259,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
         row["id"],
     )
     if len(free) > int(equal or 0):
-        granted = regrant(tx, scope, row["id"], ask.sender_id, number, now)
+        granted = regrant(tx, scope, row["id"], ask, number, now)
         tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
         return _as_found(granted, {**row, "object_id": free[0]})
     shows = "does not show it (yet)" if not free else f"shows {free[0]}, which may be an equal call's"
@@ -276,12 +276,14 @@ def is_gone(row: Row, now: int) -> bool:
     return is_over(row["granted_at"], GRANT_MS + row["timeout_ms"], now)
 
 
-def regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int) -> ReserveReply:
-    """Let `sender` send a call that is known, under the grant of now."""
+def regrant(tx: Tx, scope: Scope, call_id: str, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
+    """Let who asks send a call that is known, under the grant of now, as its ask `number`."""
     tx.run(
-        "UPDATE call SET state = 'pending', sender = ?, ask = ?, granted_at = ?, claim_id = ? WHERE id = ?",
-        sender,
-        ask,
+        "UPDATE call SET state = 'pending', sender = ?, ask = ?, number = ?, granted_at = ?, claim_id = ?"
+        " WHERE id = ?",
+        ask.sender_id,
+        number,
+        ask.number,
         now,
         scope.claim["id"],
         call_id,

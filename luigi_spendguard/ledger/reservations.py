@@ -171,7 +171,7 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", taken.lent, row["id"])
     tx.run("DELETE FROM call_budget WHERE call_id = ?", row["id"])
     _keep_taken(tx, row, ask, taken)
-    return regrant(tx, scope, row["id"], ask.sender_id, ask.ask, now)
+    return regrant(tx, scope, row["id"], ask, ask.ask, now)
 
 
 def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:

@@ -170,6 +170,24 @@ def test_nor_where_the_next_one_was_declined(pair: Pair, monkeypatch: pytest.Mon
         assert len(pair.stripe.posts()) == tried
 
 
+@pytest.mark.parametrize("answer", ["declined", "500"])
+def test_what_comes_twice_is_sent_no_more_once_its_caller_knows_that_it_failed(
+    pair: Pair, answer: str
+) -> None:
+    with pair.attempt():
+        with pair.network.holding(passes=True):
+            if answer == "declined":
+                with pytest.raises(CardError):
+                    pair.call("declined")
+            else:
+                pair.stripe.fault("status_after", status=500, match="POST /v1/payment_intents")
+                assert not pair.call("charge")
+        tried = len(pair.stripe.posts())
+        assert (pair.network.deliver(pair.port), len(pair.stripe.posts())) == (503, tried)
+        assert pair.call("charge")
+    assert pair.times("charge") == 1
+
+
 def test_what_comes_late_and_first_is_the_one_that_is_paid(pair: Pair) -> None:
     """The one that makes it again waits for it, at the other gateway."""
     with pair.attempt(), ThreadPoolExecutor(2) as pool:

@@ -154,29 +154,31 @@ class Holding(Passing):
     """Keeps the next request in the block of `holding`, and ends its connection; `deliver` delivers it."""
 
     def __init__(self, to: int) -> None:
-        self._holds, self._held = False, b""
+        self._holds, self._passes, self._held = False, False, b""
         super().__init__(to)
 
     @contextmanager
-    def holding(self) -> Iterator[None]:
-        """Keep the first request of the block; those after it pass."""
-        self._holds, self._held = True, b""
+    def holding(self, *, passes: bool = False) -> Iterator[None]:
+        """Keep the first request of the block; those after it pass. `passes`: so does that one."""
+        self._holds, self._passes, self._held = True, passes, b""
         try:
             yield
         finally:
             assert not self._holds, "no whole request has come"
 
     def forth(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:
-        if not self._holds:
+        if self._passes or not self._holds:
             super().forth(there, connection, data)
+        if not self._holds:
             return
         self._held += data
         head, _, body = self._held.partition(b"\r\n\r\n")
         [length] = re.findall(rb"(?i)\r\ncontent-length: (\d+)", head) or [b"-1"]
         if len(body) == int(length):
             self._holds = False
-            reset(connection)
-            raise OSError("kept")
+            if not self._passes:
+                reset(connection)
+                raise OSError("kept")
 
     def deliver(self, port: int) -> int:
         """Let what was kept arrive at a port; return the status of its answer."""

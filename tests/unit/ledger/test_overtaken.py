@@ -16,6 +16,7 @@ OTHERS = "00000002"
 ENDS = {
     "settle": EndRequest("settle", "of", total_micros=10, object_id="pi_1", status=200, answer_body="{}"),
     "void": EndRequest("void", "of", status=402),
+    "declined": EndRequest("settle", "of", total_micros=10, object_id="pi_1", status=402),
     "doubt": EndRequest("doubt", "of"),
 }
 
@@ -84,12 +85,34 @@ def test_nor_is_what_is_no_such_call(books: Books, key: str) -> None:
     assert books.reserve(books.claim("another"), asked(books, "one", 1)).verdict != "stale"
 
 
-@pytest.mark.parametrize("ended", ["settle", "void", "doubt"])
+@pytest.mark.parametrize("ended", ["settle", "void", "declined", "doubt"])
 def test_a_try_behind_a_later_one_is_late(books: Books, key: str, ended: str) -> None:
     made(books, key, asked(books, "one", 2), ended)
     assert books.reserve(key, asked(books, "one", 1)).verdict == "stale"
-    expected = {"settle": "replayed", "void": "allowed", "doubt": "allowed"}[ended]
-    assert books.reserve(key, asked(books, "one", 2)).verdict == expected, "as a proxy delivers it again"
+    replayed = ended == "settle"
+    assert books.reserve(key, asked(books, "one", 2)).verdict == ("replayed" if replayed else "stale")
+    assert books.reserve(key, asked(books, "one", 3)).verdict == ("replayed" if replayed else "allowed")
+
+
+def test_a_try_that_comes_twice_waits_for_what_becomes_of_it(books: Books, key: str) -> None:
+    first, twice = asked(books, "one", 1), asked(books, "one", 1)
+    books.reserve(key, first)
+    assert books.reserve(key, twice).verdict == "wait"
+    books.end(key, replace(ENDS["void"], call_id=first.call_id))
+    assert books.reserve(key, replace(twice, ask=2)).verdict == "stale"
+    assert books.reserve(key, replace(first, ask=2)).verdict == "allowed", "its own grant was too old"
+
+
+@pytest.mark.parametrize("said", [("one", 8), ("two", 3, "one")], ids=["by its SDK", "by another process"])
+def test_a_try_that_is_asked_for_again_after_a_search_is_the_same(
+    books: Books, key: str, said: tuple[Any, ...]
+) -> None:
+    lost = asked(books, "one", 7, repeatable=False)
+    made(books, key, lost, "doubt")
+    again = asked(books, *said, repeatable=False)
+    assert books.reserve(key, again).verdict == "search"
+    found = books.reserve(key, replace(again, ask=2, searched=True, executed=("pi_1",)))
+    assert (found.verdict, found.call_id) == ("found", lost.call_id)
 
 
 def test_a_client_that_names_no_process_goes_on_with_its_call(books: Books, key: str) -> None:
