@@ -9,8 +9,8 @@ import multiprocessing
 import random
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from itertools import islice
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 from tests.simulation.site import Plan, Site
@@ -213,25 +213,13 @@ def many(
 ) -> tuple[int, int | None, str]:
     """Live so many histories, or as many as there is time for; stop at the first that fails."""
     until, last, total = time.monotonic() + seconds, first + count, 0
-    slices: Iterator[range] = (range(one, min(one + SLICE, last)) for one in range(first, last, SLICE))
-    if jobs == 1:
-        for seeds in slices:
-            number, seed, why = lived(seeds, words)
+    slices = (range(one, min(one + SLICE, last)) for one in range(first, last, SLICE))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for number, seed, why in (map if jobs == 1 else pool.map)(partial(lived, words=words), slices):
             total += number
             if seed is not None or time.monotonic() >= until:
+                pool.shutdown(cancel_futures=True)
                 return total, seed, why
-        return total, None, ""
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(lived, seeds, words) for seeds in islice(slices, 2 * jobs)}
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for number, seed, why in (future.result() for future in done):
-                total += number
-                if seed is not None:
-                    pool.shutdown(cancel_futures=True)
-                    return total, seed, why
-            if time.monotonic() < until:
-                waiting |= {pool.submit(lived, seeds, words) for seeds in islice(slices, len(done))}
     return total, None, ""
 
 
