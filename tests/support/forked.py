@@ -2,7 +2,8 @@
 
 Half of what `python -m luigi`, luigid and the look-alikes of vendors take to start is loading these. What is
 loaded beforehand reads no luigi.cfg and no secret: Luigi itself, the vendors' SDKs, what is put into them and
-all that is ours is loaded by the fork. It has the environment, folder, session and standard files that it
+what is ours is loaded by the fork, but for tables and words (`OURS`), which are found loaded once it imports
+this package. It has the environment, folder, session and standard files that it
 would have been executed with, and is waited for, signalled and read as any other process. Tests alone have
 that (`is_on`): what the benchmark measures is executed.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import importlib.abc
+import importlib.machinery
 import json
 import os
 import runpy
@@ -21,7 +24,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 LIBRARIES = (
@@ -31,6 +35,15 @@ LIBRARIES = (
     *("requests", "rich.markup", "rich.progress", "rich.syntax", "rich.table", "secrets", "sortedcontainers"),
     *("sqlite3", "tenacity", "toml", "tornado.httpclient", "tornado.httpserver", "tornado.netutil"),
     *("tornado.web", "urllib3", "uuid", "xml.etree.ElementTree", "zoneinfo"),
+)
+_PACKAGE = "luigi_spendguard"
+#: What every program that imports the package loads anyway, and what that loads of ours.
+OURS = tuple(
+    f"{_PACKAGE}.{name}"
+    for name in (
+        *("vendors.misspelt", "vendors.resend", "vendors.stripe", "vendors.twilio"),
+        *("protocol.commands", "protocol.rpcs"),
+    )
 )
 #: An environment in which these differ is another interpreter's.
 _INTERPRETERS = ("PYTHON", "LANG", "LC_", "LD_", "OPENSSL_", "SSL_", "TZ")
@@ -105,10 +118,46 @@ def _end(process: subprocess.Popen[bytes], ours: socket.socket) -> None:
     process.wait()
 
 
+class Loaded(importlib.abc.MetaPathFinder):
+    """Gives what of ours is loaded already to who imports the package, whose own code is executed then."""
+
+    def __init__(self) -> None:
+        # In its place: nothing waits for a pipeline, or puts itself into one, before the package is imported.
+        package = sys.modules[_PACKAGE] = ModuleType(_PACKAGE)
+        package.__path__ = [os.path.join(path, _PACKAGE) for path in sys.path]
+        for name in OURS:
+            importlib.import_module(name)
+        del sys.modules[_PACKAGE]
+        self.modules = {
+            name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(_PACKAGE)
+        }
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != _PACKAGE:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda package: self._executed(execute, package)  # type: ignore[method-assign]
+        return spec
+
+    def _executed(self, execute: Callable[[ModuleType], None], package: ModuleType) -> None:
+        sys.meta_path.remove(self)
+        sys.modules.update(self.modules)
+        for name, module in self.modules.items():
+            parent, _, last = name.rpartition(".")
+            if parent == _PACKAGE:
+                setattr(package, last, module)
+        execute(package)
+
+
 def serve() -> None:
     """Fork what is asked for, and tell how each has ended; return in a fork once it has done its work."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    sys.meta_path.insert(0, Loaded())
     asked = socket.socket(fileno=os.dup(0))
     ends: dict[int, tuple[int, int]] = {}
     selector = selectors.DefaultSelector()
