@@ -87,7 +87,11 @@ def vendor_of_both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeStr
 
 def ran(folder: Path, vendor: FakeStripe, luigid: str, workers: int, **env: str) -> dict[str, Any]:
     """Run the pipeline; return all that a user sees of it."""
-    with Site(folder, stripe=vendor, start=False, worker={"keep_alive": "false", "retry_count": 1}) as site:
+    settings = {
+        "worker": {"keep_alive": "false", "retry_count": 1},
+        "scheduler": {"retry_delay": 900},  # What has failed is looked at before it may be tried again.
+    }
+    with Site(folder, stripe=vendor, start=False, **settings) as site:
         (folder / "plain.py").write_text(PIPELINE)
         site.start(luigid)
         code, out = site.luigi(
