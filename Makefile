@@ -10,7 +10,7 @@ JOBS ?= $(if $(findstring .py,$(ARGS)),0,4)
 # Thousands of processes are started, each half as long where bytecode is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo picture test test-all check docs format bench bench-quick figures chaos clean
+.PHONY: help demo picture ready test test-all check collect docs format bench bench-quick figures chaos clean
 
 help:  ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -34,6 +34,8 @@ $(NPM): package.json
 	  if npm install --prefix .npm --no-audit --no-fund --loglevel=error; then touch $@; \
 	  else echo "npm could not install them: their tests will be skipped"; test -z "$$CI"; fi; \
 	else echo "npm is missing: tests against its look-alikes will be skipped"; fi
+
+ready: $(STAMP) $(DOCS) $(NPM)  ## install what is needed, and do nothing
 
 demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves the server up)
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -63,6 +65,10 @@ check: $(STAMP)  ## lint, format, types, import order, and that the simulator's 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --quiet -k can_be_made tests/simulation/test_simulation.py
+
+# Test processes find all tests compiled then; each would do that for itself, which takes three times as long.
+collect: $(STAMP)  ## read all tests, and run none
+	@found=$$($(BIN)/python -m pytest --quiet --collect-only 2>&1) || { echo "$$found"; exit 1; }; echo "$$found" | tail -1
 
 docs: $(DOCS)  ## build the documentation into build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
