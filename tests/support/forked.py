@@ -3,9 +3,9 @@
 Half of what `python -m luigi`, luigid and the look-alikes of vendors take to start is loading these. What is
 loaded beforehand reads no luigi.cfg and no secret: Luigi itself, the vendors' SDKs, what is put into them and
 what is ours is loaded by the fork, but for tables and words (`OURS`), which are found loaded once it imports
-this package. It has the environment, folder, session and standard files that it
-would have been executed with, and is waited for, signalled and read as any other process. Tests alone have
-that (`is_on`): what the benchmark measures is executed.
+this package. It has the environment, folder, session and standard files that it would have been executed
+with, finds modules where it would have, and is waited for, signalled and read as any other process. Tests
+alone have that (`is_on`): what the benchmark measures is executed.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ _template: tuple[int, dict[str, str], socket.socket] | None = None
 
 def started(args: Sequence[str], env: Mapping[str, str], usual: Mapping[str, str], **more: Any) -> Any:
     """Start `python ARGS`, in a session of its own; `usual`: an environment that a fork can have."""
-    if is_on and args[0] == "-m" and _of_interpreter(env) == _of_interpreter(usual):
-        return _Forked(args, env=env, start_new_session=True, **more)
+    before = _before(env, usual)
+    if is_on and args[0] == "-m" and before is not None:
+        return _Forked(args, before, env=env, start_new_session=True, **more)
     return subprocess.Popen([sys.executable, *args], env=env, start_new_session=True, **more)
 
 
@@ -65,14 +66,31 @@ def _of_interpreter(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(_INTERPRETERS)}
 
 
+def _before(env: Mapping[str, str], usual: Mapping[str, str]) -> list[str] | None:
+    """Return the folders before the usual ones on Python's path; None where more of Python's differs."""
+    path, end = env.get("PYTHONPATH", ""), usual.get("PYTHONPATH", "")
+    if _of_interpreter({**env, "PYTHONPATH": end}) != _of_interpreter({**usual, "PYTHONPATH": end}):
+        return None
+    if path == end:
+        return []
+    return path.removesuffix(f":{end}").split(":") if end and path.endswith(f":{end}") else None
+
+
 class _Forked(subprocess.Popen[Any]):
     """A fork; `subprocess` calls these to start and to wait (Python 3.10 to 3.13)."""
 
+    def __init__(self, args: Sequence[str], before: list[str], **more: Any) -> None:
+        self._before = before
+        super().__init__(args, **more)
+
     def _execute_child(self, args: Any, *rest: Any) -> None:
         cwd, env, files = rest[4], rest[5], rest[9:15]  # Theirs, ours; ours, theirs; ours, theirs.
-        request = json.dumps({"args": args, "env": dict(env), "cwd": str(cwd)}).encode()
+        request = json.dumps(
+            {"args": args, "env": dict(env), "cwd": str(cwd), "before": self._before}
+        ).encode()
+        usual = env.get("PYTHONPATH", "").removeprefix("".join(f"{folder}:" for folder in self._before))
         with _lock:
-            template = _template_of(_of_interpreter(env))
+            template = _template_of(_of_interpreter({**env, "PYTHONPATH": usual}))
             theirs = (files[0], files[3], files[5])
             given = [own if one == -1 else one for own, one in enumerate(theirs)]
             socket.send_fds(template, [request], given)
@@ -192,7 +210,7 @@ def serve() -> None:
                 os.close(one)
 
 
-def _become(files: list[int], args: list[str], env: dict[str, str], cwd: str) -> None:
+def _become(files: list[int], args: list[str], env: dict[str, str], cwd: str, before: list[str]) -> None:
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
@@ -209,5 +227,9 @@ def _become(files: list[int], args: list[str], env: dict[str, str], cwd: str) ->
         setattr(sys, f"__{name}__", new)
     vars(sys.modules["__main__"]).pop("forked")
     sys.path[0], sys.orig_argv = cwd, [sys.executable, *args]
+    sys.path[1:1] = before
+    if any(os.path.exists(f"{folder}/sitecustomize.py") for folder in before):
+        sys.modules.pop("sitecustomize", None)
+        importlib.import_module("sitecustomize")  # As Python does when it starts.
     sys.argv = ["-m", *args[2:]]
     runpy._run_module_as_main(args[1])

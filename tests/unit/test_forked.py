@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.support.processes import environment
+from tests.support.processes import environment, python
 
 BEGIN = """
 import json, sys
@@ -51,3 +52,21 @@ def test_a_fork_has_loaded_what_a_program_has(start: str) -> None:
     assert (before, unbound) == ([], [])
     assert len(after) > 50
     assert fork == program
+
+
+def test_a_folder_that_python_is_to_look_into_first_is_as_a_program_has_it(tmp_path: Path) -> None:
+    hook, here = tmp_path / "hook", tmp_path / "here"
+    for folder in (hook, here):
+        folder.mkdir()
+    (hook / "sitecustomize.py").write_text("import os; os.environ['HOOKED'] = str(os.getpid())")
+    tell = "import json, os, sys; print(json.dumps([sys.path, os.environ['HOOKED'] == str(os.getpid())]))"
+    (here / "tell.py").write_text(tell)
+    env = environment()
+    env["PYTHONPATH"] = f"{hook}:{env['PYTHONPATH']}"
+    fork = python("-m", "tell", env=env, cwd=here, stdout=subprocess.PIPE, text=True)
+    program = [sys.executable, "-m", "tell"]
+    told = subprocess.run(program, env=env, cwd=here, stdout=subprocess.PIPE, text=True, timeout=60).stdout
+    assert type(fork) is not subprocess.Popen
+    assert json.loads(fork.communicate(timeout=60)[0]) == json.loads(told)
+    path, hooked = json.loads(told)
+    assert (path[:2], hooked) == ([str(here), str(hook)], True)
