@@ -253,7 +253,8 @@ class Luigid:
                     self.gate.started(task_id, None, worker)
                     task.state, task.worker = "running", worker
                     return task_id, due
-        self.seen = self.last_entry()
+        # What another one's gateway has written its gate hears of when it looks next.
+        self.seen = self.last_entry() if len(self.site.luigids) == 1 else self.service.seen
         return None, due
 
     def last_entry(self) -> int:
