@@ -26,12 +26,11 @@ R = TypeVar("R", bound=Message)
 #: What a proxy answers while luigid is not there, or does not answer; luigid itself says more.
 _OF_PROXIES = (502, 503, 504)
 #: What luigid calls its refusals (`error`); what has another name, or none, a proxy has said in its place.
-_OWN = frozenset(
-    {"bad_request", "too_large", "unsupported_media_type", "method_not_allowed", "forbidden"}
-) | {
+_OWN = {
     *DENIAL_STATUS,
     *(kind.code for kind in (LedgerError, LedgerUnavailable, NotFound, Conflict)),
-    *("busy", "internal"),
+    *("bad_request", "busy", "forbidden", "internal", "method_not_allowed", "too_large"),
+    *("too_many_attempts", "unauthorized", "unsupported_media_type"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied, denial
-from luigi_spendguard.http import gathering, ledger_client
+from luigi_spendguard.http import gathering, ledger_client, rpc_answers
 from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.http.outbox import is_for_good
@@ -30,6 +31,7 @@ from luigi_spendguard.protocol.rpcs import (
     FinishReply,
 )
 from luigi_spendguard.protocol.rpcs import FinishRequest as Finish
+from tests.support.processes import REPOSITORY
 
 
 class Client(HttpLedgerClient):
@@ -277,6 +279,20 @@ def test_whether_others_fail_too_is_told_by_what_it_answers(code: str, alone: bo
     with pytest.raises(LedgerUnavailable) as failed:
         read_answer(rpcs.ENDED, "luigid", 500, json.dumps({"error": code}).encode())
     assert isinstance(failed.value, LedgerFailed) is alone
+
+
+def test_every_refusal_of_luigids_has_a_name_that_its_workers_know() -> None:
+    """Another one is taken for a proxy's, and what was refused is said for ever."""
+    named = {
+        str(call.args[1].value)
+        for package in ("luigi_spendguard", "scheduler_patch")
+        for path in (REPOSITORY / package).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call) and len(call.args) == 3 and getattr(call.func, "id", "") == "Refused"
+        if isinstance(call.args[1], ast.Constant)
+    }
+    assert {"unauthorized", "too_many_attempts", "busy"} <= named
+    assert named <= rpc_answers._OWN
 
 
 def test_what_is_refused_for_good_is_put_aside(heir: Answers, caplog: pytest.LogCaptureFixture) -> None:
