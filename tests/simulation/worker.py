@@ -68,7 +68,7 @@ class Attempt:
         if other is not None:
             await other
             await self._pay_all([number for number in mine if number not in made], made)
-        if int(self.process.name.rpartition("#")[2]) <= self.task["fails"]:
+        if self.site.is_disturbed and int(self.process.name.rpartition("#")[2]) <= self.task["fails"]:
             raise Failed("of its own, with all paid")
         self.site.outputs.add(self.task["id"])
 
