@@ -21,12 +21,13 @@ from luigi_spendguard.cli.books import ledger
 from luigi_spendguard.ledger import Ledger, copying, runs
 from luigi_spendguard.ledger.database import postgres
 from luigi_spendguard.ledger.database.sqlite import FileTx
+from luigi_spendguard.ledger.migrations import FORMAT
 from luigi_spendguard.money import Micros
 from tests.support.books import Books
 from tests.support.postgres import PostgresServer, database_url
 from tests.support.processes import environment
 
-OLD = Path(__file__).parents[1] / "unit" / "ledger" / "formats" / "format-15.db"
+OLD = Path(__file__).parents[1] / "unit" / "ledger" / "formats" / f"format-{FORMAT}.db"
 
 
 @pytest.fixture
@@ -180,13 +181,16 @@ def test_what_cannot_be_copied_says_why_and_makes_nothing(file: Path, tmp_path: 
     empty = tmp_path / "empty.db"
     empty.touch()
     assert f"no books in {empty}: luigid makes them" in refused("copy", url(empty), url(target))
-    old = shutil.copy(OLD.with_name("format-14.db"), tmp_path / "older.db")
-    assert "has format 14, and this version copies 15: start luigid" in refused("copy", url(old), url(target))
+    old = shutil.copy(OLD.with_name(f"format-{FORMAT - 1}.db"), tmp_path / "older.db")
+    said = f"has format {FORMAT - 1}, and this version copies {FORMAT}: start luigid"
+    assert said in refused("copy", url(old), url(target))
     wrong = changed(file, "UPDATE budget SET cap_micros = cap_micros + 1 WHERE id = 1")
     assert "(totals that are wrong: 1): `spendguard ledger check`" in refused("copy", url(wrong), url(target))
     newer = changed(file, "INSERT INTO migration (number, applied_at) VALUES (99, 1)")
     for args in (("copy", url(newer), url(target)), ("check", url(newer))):
-        assert "written by a newer version (format 99, this version knows 15): install" in refused(*args)
+        assert f"written by a newer version (format 99, this version knows {FORMAT}): install" in refused(
+            *args
+        )
     assert not target.exists()
     assert not target.parent.joinpath("new").exists()
 
