@@ -133,7 +133,10 @@ class Guard:
                 opened = looked_up.executed
                 return (yield from self._end_as_executed(quote, answer, call, opened[answer.object_id]))
             if answer.verdict == "replayed" and not answer.status:
-                return (yield from self._look_ups.answered_again(quote, answer, request))
+                unused.append(answer)  # What cannot be read now the task has not had.
+                reply: Reply = yield from self._look_ups.answered_again(quote, answer, request)
+                unused.clear()
+                return reply
             if answer.verdict == "replayed":
                 return replayed(quote, answer)
             if answer.verdict != "allowed":

@@ -357,6 +357,19 @@ def test_without_a_ledger_the_call_is_denied_and_its_request_voided(guard: Guard
     assert "earlier try" not in error.message
 
 
+def test_what_an_operator_has_named_and_cannot_be_read_is_let_go(guard: Guard) -> None:
+    """Made again, it would be another call beside one that has had its answer."""
+    call = Call()
+    life = guard.guarded(charge(), call)
+    asked = step(life, Reserve).ask
+    answer = ReserveReply("replayed", asked.call_id, asked.ask, object_id="pi_0", message="c", first_at=1)
+    assert step(life, Reserve, answer).ask.read
+    assert step(life, Finish, LedgerUnavailable("luigid is away")).end.call_id != call.call_id
+    end = step(life, Finish).end
+    assert (end.kind, end.call_id, end.ask) == ("void", call.call_id, asked.ask)
+    assert isinstance(outcome(life), SpendDenied)
+
+
 def test_where_it_was_sent_before_that_is_said_as_well(guard: Guard) -> None:
     life = guard.guarded(charge(), Call(unsure=True))
     step(life, Reserve)
