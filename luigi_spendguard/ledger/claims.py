@@ -164,8 +164,33 @@ OF_TASKS = (
 )
 
 
+#: The journal's first entry of a run (`{0}`), which was opened then: clocks are set back, its order is not.
+OPENED = "(SELECT min(id) FROM journal WHERE journal.run_id = {0})"
 #: How often a task (of `{0}`) has completed.
 COMPLETIONS = "coalesce((SELECT completions FROM task WHERE task.task_id = {0}.task_id), 0)"
+
+
+def may_repeat(entry: str) -> str:
+    """Return the condition that a `call`'s task had not completed since, when the journal came to an entry.
+
+    Nor had, of a batch, all members. Whoever had begun by then has seen that, and may do it again.
+    """
+    members = (
+        "SELECT 1 FROM json_each(claim.members) AS each JOIN member ON member.task_id = each.value"
+        f" AND member.claim_id = claim.id WHERE {_incomplete('member.{0}', entry)}"
+    )
+    return (
+        f"({_incomplete('call.{0}', entry)}"
+        " AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.id = call.claim_id"
+        f" AND claim.members <> '[]' AND NOT EXISTS ({members})))"
+    )
+
+
+def _incomplete(of: str, entry: str) -> str:
+    return (
+        f"NOT EXISTS (SELECT 1 FROM completion WHERE completion.task_id = {of.format('task_id')}"
+        f" AND completion.number = {of.format('epoch')} + 1 AND completion.entry < {entry})"
+    )
 
 
 def completions(tx: Tx, task_id: str) -> int:
@@ -208,7 +233,7 @@ def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
     """Return the earlier tasks that have paid for some of these under another id, as a JSON list.
 
     A batch whose member is complete by now comes back smaller, and the members then name its calls: see
-    `identity`. What has completed since was another matter. "" for none.
+    `identity`. What had completed before the run was opened was another matter. "" for none.
     """
     if not request.members and not tx.value("SELECT 1 FROM member WHERE task_id = ?", request.task_id):
         return ""
@@ -219,10 +244,10 @@ def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
         f" AND {_PAYER} <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
         " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
         f" AND {NOT_DECLINED}"
-        " AND coalesce(member.epoch, call.epoch) = coalesce((SELECT completions FROM task WHERE"
-        " task.task_id = coalesce(member.task_id, call.task_id)), 0) ORDER BY payer",
+        f" AND {_incomplete('coalesce(member.{0}, call.{0})', OPENED.format('?3'))} ORDER BY payer",
         tasks,
         request.payment or request.task_id,
+        request.run_id,
     )
     return json.dumps([row["payer"] for row in rows]) if rows else ""
 
@@ -301,6 +326,12 @@ def count_completion(tx: Tx, task_id: str) -> None:
     tx.run(
         "INSERT INTO task (task_id, completions) VALUES (?, 1)"
         " ON CONFLICT (task_id) DO UPDATE SET completions = task.completions + 1",
+        task_id,
+    )
+    tx.run(
+        "INSERT INTO completion (task_id, number, entry)"
+        " SELECT task_id, completions, (SELECT coalesce(max(id), 0) FROM journal) FROM task"
+        " WHERE task_id = ?",
         task_id,
     )
     tx.run(

@@ -19,7 +19,7 @@ from functools import cache
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
-from luigi_spendguard.ledger.claims import COMPLETIONS, tasks_of
+from luigi_spendguard.ledger.claims import OPENED, may_repeat, tasks_of
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.names import of_charges, of_key, of_payer
 from luigi_spendguard.ledger.overtaken import is_overtaken
@@ -298,19 +298,12 @@ def _sharing(tx: Tx, payment: str) -> list[str]:
     return [*members, *(row["batch"] for row in batches)]
 
 
-#: A task (of `{0}`) has not completed since.
-_SINCE = f"{{0}}.epoch = {COMPLETIONS}"
-#: Calls that count as earlier ones: of this run, of a task that has not completed since (nor, of a batch, all
-#: of its members), made after this run was opened: by the journal's order, for clocks are set back; or those
-#: for the same payment.
+#: Calls that count as earlier ones: of this run, of a task that had not completed since when it was opened
+#: (nor, of a batch, all of its members), or those for the same payment.
 _EARLIER = (
     f"verdict = 'allowed' AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
     " AND vendor = ?3 AND account = ?4"
-    f" AND (run_id = ?1 OR ({_SINCE.format('call')}"
-    " AND (NOT EXISTS (SELECT 1 FROM member WHERE member.claim_id = call.claim_id) OR EXISTS"
-    f" (SELECT 1 FROM member WHERE member.claim_id = call.claim_id AND {_SINCE.format('member')})))"
-    " OR (SELECT max(id) FROM journal WHERE journal.call_id = call.id AND kind = 'reserve') >"
-    " (SELECT min(id) FROM journal WHERE journal.run_id = ?1)"
+    f" AND (run_id = ?1 OR {may_repeat(OPENED.format('?1'))}"
     " OR payment IN (SELECT value FROM json_each(?5))) ORDER BY rowid DESC LIMIT 1"
 )
 

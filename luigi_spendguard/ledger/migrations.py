@@ -147,10 +147,31 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         "CREATE INDEX call_object ON call (object_id) WHERE object_id IS NOT NULL",
         "CREATE UNIQUE INDEX journal_request ON journal (request_id) WHERE request_id IS NOT NULL",
     ),
-    # Keep what a call has given up that it makes again, and which try of its process it is.
+    # Keep what a call has given up that it makes again, and which try of its process it is; and when tasks
+    # completed: of those that have it is known that it was after their calls were made.
     16: (
         "ALTER TABLE call ADD COLUMN number BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE call ADD COLUMN given_up TEXT NOT NULL DEFAULT ''",
+        """
+        CREATE TABLE completion (
+            task_id VARCHAR(255) NOT NULL,
+            number INTEGER NOT NULL,
+            entry BIGINT NOT NULL,
+            PRIMARY KEY (task_id, number)
+        ) WITHOUT ROWID
+        """,
+        """
+        INSERT INTO completion (task_id, number, entry)
+            SELECT paid.task_id, paid.epoch + 1, max(paid.entry) FROM (
+                SELECT call.task_id, call.epoch, journal.id AS entry FROM call
+                JOIN journal ON journal.call_id = call.id AND journal.kind = 'reserve'
+                UNION ALL SELECT member.task_id, member.epoch, journal.id FROM member
+                JOIN call ON call.claim_id = member.claim_id
+                JOIN journal ON journal.call_id = call.id AND journal.kind = 'reserve'
+            ) AS paid
+            JOIN task ON task.task_id = paid.task_id AND task.completions > paid.epoch
+            GROUP BY paid.task_id, paid.epoch
+        """,
     ),
 }
 #: The format that this version reads and writes.

@@ -15,7 +15,7 @@ from typing import Any
 from luigi_spendguard.counted import counted
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal
-from luigi_spendguard.ledger.claims import COMPLETIONS
+from luigi_spendguard.ledger.claims import COMPLETIONS, may_repeat
 from luigi_spendguard.ledger.database import MINUTE_S, NOW, Row, Tx
 from luigi_spendguard.ledger.runs import YOUNGEST_MS
 from luigi_spendguard.settings.policy import moment
@@ -73,9 +73,8 @@ _WHY = f"""
                AND member.claim_id = claim.id WHERE member.epoch = {COMPLETIONS.format("member")}))
              THEN 'not_completed'
         WHEN call.task_id IN (SELECT value FROM json_each(?4)) THEN 'open'
-        WHEN call.state = 'settled' AND call.declined = 0 AND (SELECT max(id) FROM journal
-             WHERE journal.call_id = call.id AND kind = 'reserve') >
-             CASE WHEN call.base IS NULL THEN min(?3, ?5) ELSE ?3 END THEN 'open'
+        WHEN call.state = 'settled' AND call.declined = 0
+             AND {may_repeat("CASE WHEN call.base IS NULL THEN min(?3, ?5) ELSE ?3 END")} THEN 'open'
         WHEN {{beside}} THEN 'open'
         END
     WHEN call.verdict = 'allowed' AND ({{beside}}) THEN 'open'

@@ -94,6 +94,19 @@ class TaskTable(_Table):
         without_rowid = True
 
 
+class CompletionTable(_Table):
+    """When a task completed for the `number`-th time: behind which entry of the journal, 0: nobody knows."""
+
+    task_id = CharField()
+    number = IntegerField()
+    entry = BigIntegerField()
+
+    class Meta:
+        table_name = "completion"
+        primary_key = CompositeKey("task_id", "number")
+        without_rowid = True
+
+
 class ClaimTable(_Table):
     """One attempt of one vendor task (or of a batch of them), with the hash of its vault key.
 
@@ -393,6 +406,7 @@ TABLES: tuple[type[peewee.Model], ...] = (
     RunTable,
     BudgetTable,
     TaskTable,
+    CompletionTable,
     ClaimTable,
     MemberTable,
     BatchPaymentTable,

@@ -168,6 +168,29 @@ def test_work_goes_on_at_the_other_when_a_host_dies(pair: Pair) -> None:
     assert sorted(claim["outcome"] for claim in claims) == ["completed"] * 4 + ["superseded"] * 2
 
 
+@pytest.mark.parametrize("pair", [False], indirect=True, ids=["worker"])
+def test_what_completes_at_one_is_not_paid_again_by_a_root_that_had_begun_at_the_other(pair: Pair) -> None:
+    before, out = pair.stripe.moved(), pair.one.folder / "out"
+    (out / "wait").touch()
+    first = pair.one.worker("Overlapping", "--name", "one", "--workers", "2")
+    wait_until(lambda: pair.stripe.moved() == before + 100, what="the charge")
+    second = pair.two.worker("Overlapping", "--name", "two", OUT_DIR=str(out))
+    wait_until((out / "busy-two").exists, what="the second root")
+    (out / "wait").unlink()
+    completed = "SELECT count(*) FROM completion WHERE task_id LIKE ?"
+
+    def is_complete() -> bool:
+        with pair.one.books() as tx:
+            return bool(tx.value(completed, "Charge_100_cus_shared%"))
+
+    wait_until(is_complete, what="the charging task's end")
+    for name, worker in (("two", second), ("one", first)):
+        (out / f"go-{name}").touch()
+        said, _ = worker.communicate(timeout=60)
+        assert "This progress looks :)" in said
+    assert pair.stripe.moved() == before + 100
+
+
 def charge(pair: Pair, wire_key: str) -> None:
     """Send what a grant lets send."""
     form = {"amount": "100", "currency": "usd", "confirm": "true", "payment_method": "pm_card_visa"}

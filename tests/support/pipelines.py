@@ -107,6 +107,28 @@ class Billing(luigi.WrapperTask):
         return [*charges, Report()]
 
 
+class Busy(Output):
+    """A plain task that goes on until the test lets it end, and is begun first."""
+
+    name = luigi.Parameter()
+    priority = 1
+
+    def run(self) -> None:
+        (OUT / f"busy-{self.name}").touch()
+        while not (OUT / f"go-{self.name}").exists():
+            time.sleep(0.01)
+        self.write()
+
+
+class Overlapping(luigi.WrapperTask):
+    """A root beside others that need the same charge."""
+
+    name = luigi.Parameter()
+
+    def requires(self) -> list[luigi.Task]:
+        return [Busy(self.name), Charge(customer="cus_shared")]
+
+
 class Recurring(Output):
     """A root without a date: due again whenever its output is taken away."""
 

@@ -155,6 +155,44 @@ def test_another_run_repeats_a_call_until_the_task_has_completed(books: Books) -
     assert replayed(books, books.claim("task", "next-month"), equal(books)) == "allowed"
 
 
+def test_what_was_opened_before_the_task_completed_repeats_its_call_after_that_too(books: Books) -> None:
+    """Another scheduler's worker has looked by then, and has found the task incomplete."""
+    key = books.claim("task")
+    other_run(books, "before-the-call")
+    paid(books, key, equal(books), "pi_1")
+    other_run(books, "before-it-completed")
+    books.write(claims.finish, books.last_claim, "completed")
+    other_run(books, "after-that")
+    for run_id in ("run", "before-the-call", "before-it-completed"):
+        assert replayed(books, books.claim("task", run_id), equal(books)) == '{"id": "pi_1"}'
+    paid(books, books.claim("task", "after-that"), equal(books), "pi_2")
+    books.write(claims.finish, books.last_claim, "completed")
+    other_run(books, "last")
+    assert replayed(books, books.claim("task", "last"), equal(books)) == "allowed"
+
+
+@pytest.mark.parametrize("again", [("b1", "b2"), ("b1",), ("b0", "b1")], ids=" ".join)
+@pytest.mark.parametrize("run_id", ["run", "opened", "later"])
+def test_so_does_a_part_of_a_batch(books: Books, again: tuple[str, ...], run_id: str) -> None:
+    paid(books, books.claim("b0-b1-b2", members=("b0", "b1", "b2")), equal(books), "pi_1")
+    other_run(books, "opened")
+    books.write(claims.finish, books.last_claim, "completed")
+    other_run(books, "later")
+    members = again if len(again) > 1 else ()
+    key = books.claim("-".join(again), run_id, members=members)
+    assert replayed(books, key, equal(books)) == ("allowed" if run_id == "later" else '{"id": "pi_1"}')
+
+
+def test_members_with_keys_of_their_own_are_told_apart_though_they_pay_the_same(books: Books) -> None:
+    def order(number: int) -> ReserveRequest:
+        return equal(books, key=f"order-{number}", key_is_callers=True)
+
+    paid(books, books.claim("o1-o2", members=("o1", "o2")), order(1), "pi_1")
+    key = books.claim("o2")
+    assert replayed(books, key, order(1)) == '{"id": "pi_1"}'
+    assert replayed(books, key, order(2)) == "allowed"
+
+
 def test_a_completion_is_counted_once(books: Books) -> None:
     books.claim("task")
     for _ in range(3):
