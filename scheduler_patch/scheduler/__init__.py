@@ -213,7 +213,10 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         if state.choice is None:
             state.choice = Choice(state, gate)
         choice = state.choice
-        if worker in choice.stale or choice.index.odd or (gate.state.tasks and self._within(worker)):
+        if choice.index.is_unsure:  # Perhaps by what the gate said long ago.
+            choice.look(who)
+        is_luigis = choice.index.odd or choice.index.is_unsure
+        if worker in choice.stale or is_luigis or (gate.state.tasks and self._within(worker)):
             return None
         return AskingWorker.of(state.get_worker(worker), choice, who, assists=assists)
 

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from luigi.scheduler import STATUS_TO_UPSTREAM_MAP
 from luigi.task_status import DISABLED, DONE, FAILED, PENDING, RUNNING
 from sortedcontainers import SortedDict
 
@@ -92,9 +93,21 @@ class ReadyIndex:
         self.laden: Counter[str] = Counter()
         #: Pending and running tasks whose priority is no number: what Luigi makes of that is Luigi's.
         self.odd: set[str] = set()
+        self._cyclic: set[str] = set()
+        self._vague: set[str] = set()
         self._order = 0
         for task in tasks:
             self.refresh(task)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether Luigi's counts depend on the order in which it walks: then the walk is Luigi's, too.
+
+        Of a task that requires itself by way of others it reads what it has not found out yet; of one that is
+        neither pending nor done (UNKNOWN: its `complete()` raised) it asks for what that requires only where
+        it comes by a second time (Luigi 3.8, `_upstream_status`).
+        """
+        return bool(self._cyclic or self._vague)
 
     def in_order(self) -> list[Any]:
         """Return the ready tasks in the order in which they became pending: Luigi's among equals."""
@@ -121,6 +134,8 @@ class ReadyIndex:
         self.odd.discard(task_id)
         for dep in entry.deps:
             self._free(dep, task_id)
+        self._vague.discard(task_id)
+        self._cyclic = {each for each in self._cyclic if self._requires_itself(each)}
         for waiting in self._tell(entry, done=False, disabled=False):
             self._follow(waiting)
 
@@ -146,14 +161,43 @@ class ReadyIndex:
     def _depend(self, entry: _Entry) -> None:
         """Take over what a task requires."""
         task_id, now = entry.task.id, frozenset(entry.task.deps)
-        for dep in entry.deps - now:
+        gone = entry.deps - now
+        for dep in gone:
             self._free(dep, task_id)
         for dep in now - entry.deps:
             self._above.setdefault(dep, {})[task_id] = None
         entry.deps = now
+        self._cyclic.add(task_id)
+        for each in (*self._cyclic,) if gone else (task_id,):
+            if not self._requires_itself(each):
+                self._cyclic.discard(each)
         known = [self._entries[dep] for dep in now if dep in self._entries]
         entry.missing = len(now) - sum(dep.is_done for dep in known)
         entry.disabled_deps = sum(dep.is_disabled for dep in known)
+
+    def _below(self, task_id: str) -> Iterable[str]:
+        entry = self._entries.get(task_id)
+        return () if entry is None else entry.deps
+
+    def _requires_itself(self, task_id: str) -> bool:
+        """Return whether a task requires itself, by way of others: looked for downwards and upwards in turn.
+
+        So it costs no more than the smaller side: of a task that is new, one is mostly empty.
+        """
+
+        def upwards(each: str) -> Iterable[str]:
+            return self._above.get(each, ())
+
+        walks = [(beyond, list(beyond(task_id)), set(beyond(task_id))) for beyond in (self._below, upwards)]
+        while all(stack for _, stack, _ in walks):
+            for beyond, stack, seen in walks:
+                each = stack.pop()
+                if each == task_id:
+                    return True
+                news = [one for one in beyond(each) if one not in seen]
+                seen.update(news)
+                stack.extend(news)
+        return False
 
     def _free(self, dep: str, task_id: str) -> None:
         above = self._above[dep]
@@ -169,6 +213,8 @@ class ReadyIndex:
             status = entry.task.status
             is_stuck = status == PENDING and (entry.is_blocked or entry.disabled_deps > 0)
             stack += self._tell(entry, done=status == DONE, disabled=is_stuck or status == DISABLED)
+            is_vague = status != DONE and status not in STATUS_TO_UPSTREAM_MAP
+            _put(self._vague, entry.task.id, is_vague and entry.disabled_deps > 0)
             self._place(entry)
 
     def _tell(self, entry: _Entry, *, done: bool, disabled: bool) -> list[_Entry]:
@@ -187,10 +233,7 @@ class ReadyIndex:
         task, status = entry.task, entry.task.status
         is_pending = status == PENDING
         is_odd = not _is_number(task.priority)
-        if is_odd and (is_pending or status == RUNNING):
-            self.odd.add(task.id)
-        else:
-            self.odd.discard(task.id)
+        _put(self.odd, task.id, is_odd and (is_pending or status == RUNNING))
         workers = tuple(task.workers) if is_pending or status == FAILED else ()
         self._count(entry, () if entry.is_disabled else workers)
         self._load(entry, workers if is_pending and task.resources else ())
@@ -257,6 +300,11 @@ class ReadyIndex:
             self.laden.subtract(entry.laden)
             self.laden.update(workers)
             entry.laden = workers
+
+
+def _put(those: set[str], task_id: str, is_in: bool) -> None:
+    """Have a task in a set, or not."""
+    (those.add if is_in else those.discard)(task_id)
 
 
 def _is_number(priority: Any) -> bool:
