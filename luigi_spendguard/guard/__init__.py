@@ -80,6 +80,9 @@ class Guard:
         try:
             return (yield from self._lived(request, call, refuse, unused))
         except NotNow as own:
+            for answer in unused:
+                yield Finish(_void(call, answer, "not answered"))
+                call.begin_anew()
             return own.reply
         except GeneratorExit:
             raise

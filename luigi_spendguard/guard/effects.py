@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from luigi_spendguard.errors import VendorUnreachable
 from luigi_spendguard.process_state import at_fork
-from luigi_spendguard.protocol import EndRequest, ReserveRequest
+from luigi_spendguard.protocol import EndRequest, ReserveRequest, process_of
 from luigi_spendguard.vendors import Reply, Request
 
 #: What the ids of this process's calls begin with (`protocol.process_of`).
@@ -56,6 +56,11 @@ class Call:
 
     def __post_init__(self) -> None:
         self._own_id = self.call_id
+
+    def begin_anew(self) -> None:
+        """Be asked for under another id when the SDK tries again: this one is over."""
+        self.call_id = self._own_id = new_call_id(process_of(self.call_id))
+        self.ask = self.entry = 0
 
     @property
     def sender(self) -> str:

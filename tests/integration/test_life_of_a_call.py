@@ -185,6 +185,23 @@ def test_the_object_an_operator_has_named_answers_the_next_attempt(
     ]
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_it_does_so_as_well_where_the_vendor_does_not_show_it_at_first(
+    pretender: Pretender, vendor: FakeStripe, times: int
+) -> None:
+    """The SDK asks three times; whether that was in vain or not, the call is no other one."""
+    call_id, object_id = lost(pretender, vendor)
+    said = {"spent_usd": "1", "object_id": object_id}
+    assert pretender.site.call("POST", f"/calls/{call_id}/resolve", said)[0] == 200
+    vendor.fault("status_after", status=500, times=times, match="GET /v1")
+    with pretender.attempt():
+        if times == 3:
+            with pytest.raises(stripe.APIError):
+                charge()
+        assert charge().id == object_id
+    assert (vendor.moved(), figures(pretender)) == (100, ("1.00", "0.00"))
+
+
 def test_without_an_object_the_refusal_says_that_an_operator_resolved_it(
     pretender: Pretender, vendor: FakeStripe
 ) -> None:
