@@ -11,6 +11,8 @@ import luigi.server
 from luigi.scheduler import RPC_METHODS
 from tornado.web import RequestHandler
 
+from luigi_spendguard.protocol.messages import BadMessage
+
 #: What Luigi's handler looks at first: nothing else of `[cors]` matters then.
 _NO_CORS = SimpleNamespace(enabled=False)
 
@@ -23,6 +25,16 @@ class LuigiRpc(luigi.server.RPCHandler):
         RequestHandler.__init__(self, *args, **kwargs)
         is_set = luigi.configuration.get_config().has_option("cors", "enabled")
         self._cors_config = luigi.server.cors() if is_set else _NO_CORS
+
+    def get(self, method: str) -> None:
+        """Answer as Luigi does; what we cannot take of a vendor task is refused as in our own routes."""
+        try:
+            super().get(method)
+        except BadMessage as error:
+            self.set_status(400)
+            self.write({"error": "bad_request", "message": str(error)})
+
+    post = get
 
 
 def luigi_routes(scheduler: Any) -> list[tuple[str, type[LuigiRpc], dict[str, Any]]]:

@@ -20,10 +20,13 @@ from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
 from scheduler_patch.scheduler import runs
 from scheduler_patch.scheduler.choice import AskingWorker, Choice
+from scheduler_patch.scheduler.fields import check_ours, check_task, check_text
 from scheduler_patch.scheduler.state import Look, WatchedTasks, hand_out_as_before, is_due, watched
 
 #: The keys of a `get_work` reply that hand out a task (Luigi 3.8, `scheduler.py` get_work).
 _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_task_ids")
+#: What guarded workers say in `add_task`.
+_OURS = ("spendguard", "spendguard_blocked", "spendguard_root")
 #: What `add_task` is told for people.
 _SHOWN = ("expl", "tracking_url")
 #: What chooses a task in Luigi: where somebody else has overridden it, every pending task is shown to it.
@@ -89,11 +92,15 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         super().dump()
 
     def add_task(self, *args: Any, **kwargs: Any) -> Any:
-        """Add or change a task; takes what guarded workers say of it in `spendguard…`."""
+        """Add or change a task; takes what guarded workers say of it in `spendguard…`. Raises BadMessage."""
+        for name in _OURS:
+            check_ours(name, kwargs.get(name))
         ours = kwargs.pop("spendguard", None)
         blocked = kwargs.pop("spendguard_blocked", None)
         root = kwargs.pop("spendguard_root", None)
         task_id, worker = args[0] if args else kwargs.get("task_id"), kwargs.get("worker")
+        if isinstance(ours, dict) or runs.is_vendor_task(self, task_id, kwargs.get("family")):
+            check_task({**kwargs, "task_id": task_id})
         kwargs |= {name: redacted(kwargs[name]) for name in _SHOWN if kwargs.get(name)}
         if blocked and task_id is not None:
             self._take_back(task_id, worker, blocked)
@@ -113,7 +120,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         finally:  # What Luigi has changed before it fails is changed.
             self._refresh(self._state.get_task(task_id))
         if isinstance(root, dict) and self._state.has_task(task_id):
-            self._state.get_task(task_id).spendguard_root = root
+            said = {name: root.get(name) for name in ("name", "budget_usd")}
+            self._state.get_task(task_id).spendguard_root = said
         if isinstance(ours, dict) or self.gate.state.rules.vendor_tasks:
             runs.announce(self, ours, kwargs)
             self._see_blocked()
@@ -232,8 +240,13 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             state.asking = within
 
     def get_work(self, *args: Any, **kwargs: Any) -> Any:
-        """Hand out work; a task of a revoked run that was running (its reply was lost) is taken back."""
+        """Hand out work; a task of a revoked run that was running (its reply was lost) is taken back.
+
+        Raises BadMessage for a worker without a name where there are vendor tasks.
+        """
         state, worker = self._state, kwargs.get("worker")
+        if self.gate.state.tasks and worker is not None:
+            check_text("worker", worker)
         if self.gate.state.tasks and self.refresh is not None:
             self.refresh()
         if worker is not None and not args and not self._config.prune_on_get_work:

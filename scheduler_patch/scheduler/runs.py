@@ -21,6 +21,7 @@ from scheduler_patch.dispatch import Gate
 from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.dispatch.state import DispatchState
+from scheduler_patch.scheduler.fields import text
 
 #: A task calls no more vendors than this.
 MAX_VENDORS = 8
@@ -70,19 +71,19 @@ def root_of(task: Any) -> Root:
         root = {"name": task.params.get("run_id"), "budget_usd": task.params.get("budget_usd")}
     name = root.get("name")
     if not isinstance(name, str) or not name.strip() or len(name) > 255 or not name.isprintable():
-        name = task.id
+        name = str(task.id).encode(errors="replace").decode()
     name = name.strip()
-    return Root(name, name == task.id, task.family, task.id, _budget(root.get("budget_usd")))
+    return Root(name, name == task.id, text(task.family), str(task.id), _budget(root.get("budget_usd")))
 
 
-def _budget(text: Any) -> str | None:
-    if text in (None, ""):
+def _budget(usd: Any) -> str | None:
+    if usd in (None, ""):
         return None
     try:
-        parse_usd(text if isinstance(text, str) else "")
+        parse_usd(text(usd))
     except BadAmount:
         return "0"  # It wanted a limit, nobody knows which.
-    return str(text)
+    return str(usd)
 
 
 def _above(
@@ -125,7 +126,7 @@ def load(scheduler: Any) -> None:
         saved = getattr(task, "spendguard", None)
         if not isinstance(saved, dict) or task.status == DONE:
             continue
-        announcement = Announcement(task.family, saved["cost"], tuple(saved.get("vendors", ())))
+        announcement = Announcement(text(task.family), saved["cost"], tuple(saved.get("vendors", ())))
         for run_id in saved["runs"] or [None]:
             state.join(task.id, run_id, "", announcement)
         state.tasks[task.id].pinned = saved.get("pinned")
@@ -162,6 +163,7 @@ def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
     known = state.tasks.get(task_id)
     reports = added.get("status", PENDING) not in (PENDING, UNKNOWN) or bool(added.get("new_deps"))
     if isinstance(ours, dict):
+        task.family = text(task.family) or added.get("family") or ""  # Others may have named it before.
         run_id = ours.get("run_id")
         if reports:
             # How a task ended says nothing of where it belongs, unless luigid has lost that.
@@ -187,17 +189,23 @@ def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
         and (known is None or worker not in known.workers)
     ):
         # A stock worker: its roots are known when it has scheduled them all.
-        state.join(task_id, None, worker, Announcement(task.family, scheduling=True))
+        state.join(task_id, None, worker, Announcement(text(task.family), scheduling=True))
 
 
-def _matches(rules: Rules, family: str) -> bool:
+def is_vendor_task(scheduler: Any, task_id: Any, family: Any) -> bool:
+    """Return whether a task is known to be one, or its family is one of `[spendguard] vendor_tasks`."""
+    state: DispatchState = scheduler.gate.state
+    return (isinstance(task_id, str) and task_id in state.tasks) or _matches(state.rules, family)
+
+
+def _matches(rules: Rules, family: Any) -> bool:
     """Return whether a family is one of `[spendguard] vendor_tasks`."""
-    return any(fnmatchcase(family, pattern) for pattern in rules.vendor_tasks)
+    return isinstance(family, str) and any(fnmatchcase(family, pattern) for pattern in rules.vendor_tasks)
 
 
-def _cost(text: Any) -> int | None:
+def _cost(usd: Any) -> int | None:
     try:
-        return parse_usd(text) if isinstance(text, str) else None
+        return parse_usd(usd) if isinstance(usd, str) else None
     except BadAmount:
         return None
 
@@ -225,7 +233,7 @@ def inherit(scheduler: Any, task_id: str, new_deps: Iterable[str], worker: str) 
         if task.id in unplaced:
             runs = runs or runs_above(scheduler, task_id)
             for run_id in runs:
-                state.join(task.id, run_id, worker, Announcement(task.family, scheduling=True))
+                state.join(task.id, run_id, worker, Announcement(text(task.family), scheduling=True))
         stack += [dep for dep in task.deps if dep not in seen]
         seen.update(task.deps)
 
@@ -244,7 +252,7 @@ def find_roots(scheduler: Any, worker: str) -> None:
             if task is None:
                 continue
             if task.id in unplaced:
-                state.join(task.id, name, worker, Announcement(task.family, scheduling=True))
+                state.join(task.id, name, worker, Announcement(text(task.family), scheduling=True))
             stack += [dep for dep in task.deps if dep not in seen]
             seen.update(task.deps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sqlite3
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -336,3 +338,17 @@ build(Wide(ids=list(range(200_000)), note="half \\udcff and \\0"))
     assert call["params"]["ids"].endswith("characters)")
     assert len(call["params"]["ids"]) < 400
     assert call["params"]["note"] == "half \\udcff and \\x00"
+
+
+def test_what_is_no_family_is_refused_of_a_vendor_task_and_harms_nobody(site: Site) -> None:
+    site.luigi("Billing", "--n", "1", "--run-id", "r")
+    for family, answer in (({"a": 1}, 400), ("V", 200)):
+        ours = {"run_id": "r", "announcing": True}
+        said = {"worker": "w", "task_id": "t", "family": family, "spendguard": ours}
+        status, reply = site.call("GET", f"/api/add_task?data={quote(json.dumps(said), safe='')}", token=None)
+        assert status == answer, reply
+        if status == 400:
+            assert reply == {"error": "bad_request", "message": "'family' of a vendor task must be a text"}
+        for route in ("/runs", "/runs/r", "/runs/r/calls"):
+            assert site.call("GET", route)[0] == 200, (family, route)
+        assert site.call("POST", "/runs/r/top_up", {"usd": "5"})[0] == 200, family
