@@ -200,6 +200,7 @@ def end_request(
         price_due=outcome.price_due,
         fees_micros=quote.fees_micros,
         opened={} if leaked else {one: str(micros) for one, micros in outcome.opened.items()},
+        executed_before=outcome.executed_before,
     )
 
 

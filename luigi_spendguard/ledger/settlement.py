@@ -11,6 +11,7 @@ from luigi_spendguard.ledger.budgets import DAYS_OF, JournalEntry, cost_so_far, 
 from luigi_spendguard.ledger.calls import CALL, GRANT_MS, Scope, tombstone, uses_up
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
+from luigi_spendguard.ledger.executed import as_executed
 from luigi_spendguard.ledger.keys import EXPIRED
 from luigi_spendguard.ledger.names import of_payer, of_run
 from luigi_spendguard.ledger.objects import (
@@ -120,6 +121,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
     late = row["state"] == "settled" and last_resolution(tx, row["id"]) is not None
     if late or row["state"] == "voided" or message.covers:
         tx.check_alone("what an operator has said, or other objects, are concerned")
+    message, elsewhere = as_executed(tx, row, message, object_id, now)
     booked: Row | None = None
     if late or row["state"] in ("pending", "in_doubt"):
         # The object may count for other calls, too: `before` is without this one.
@@ -128,7 +130,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         covers = message.covers if object_id is not None and message.total_micros is not None else ()
         covered = uncontested(tx, row["vendor"], row["account"], covers, relayed=row["relayed"])
         beside = counted_for(tx, row["vendor"], row["account"], covered)
-        apart = 0 if late else _counted_then(row, beside)
+        apart = elsewhere + (0 if late else _counted_then(row, beside))
         before += beside + apart
         open_micros = _held_by_others(tx, row, object_id)
         total = _total(message, before)
@@ -145,7 +147,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         total = max(0, total - apart - (beside if message.covers_stay else 0))
     elif row["state"] == "voided":
         # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
-        total = _total(message, before)
+        total = _total(message, before + elsewhere) - elsewhere
         _overrun(tx, row, max(0, total - before), "a reply came after it was voided")
         tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
     else:

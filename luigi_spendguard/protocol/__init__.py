@@ -283,6 +283,8 @@ class EndRequest(Message):
         note: why, for the journal.
         price_due: the vendor names the price of `object_id` later; `fees_micros` may not be in it.
         opened: what each of several objects counts for, in micro-dollars as a text.
+        executed_before: the vendor has answered a first send with what it had kept under the call's key: it
+            was executed before, and another call may count for it.
 
     """
 
@@ -306,6 +308,7 @@ class EndRequest(Message):
     price_due: bool = False
     fees_micros: Amount = 0
     opened: dict[str, str] = field(default_factory=dict)
+    executed_before: bool = False
 
     @property
     def sender_id(self) -> str:

@@ -182,6 +182,8 @@ class Outcome:
         price_due: the vendor names the price later: it is asked for then (`Vendor.follow_up`).
         opened: what each of several objects counts for, in micro-dollars, where the call has opened more than
             one: what is freed later of one of them is given back to this call.
+        executed_before: what the vendor had kept under the call's key has answered a first send: another call
+            may count for it, and the ledger knows which.
 
     """
 
@@ -199,6 +201,7 @@ class Outcome:
     error: str = ""
     price_due: bool = False
     opened: Mapping[str, int] = field(default_factory=dict)
+    executed_before: bool = False
 
 
 @dataclass(frozen=True)

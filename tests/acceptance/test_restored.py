@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 
+import stripe
+
 from tests.support.site import Site
 
 PIPELINE = "tests.support.completing_pipeline"
@@ -37,16 +39,19 @@ def restored(site: Site) -> None:
 
 
 def test_tasks_that_had_charged_and_died_meet_the_vendors_own_answer(site: Site) -> None:
+    made = stripe.StripeClient("sk_test_elsewhere", base_addresses={"api": site.stripe.url})
+    intent = made.v1.payment_intents.create({"amount": 100, "currency": "usd", "customer": "cus_intent"})
+    (site.folder / "out" / "intent").write_text(intent.id)
     backed_up(site)
     (site.folder / "out" / "die").touch()
-    site.luigi("Billing", "--n", "2")
+    site.luigi("Mixed", module=PIPELINE)
     (site.folder / "out" / "die").unlink()
-    paid = {"before": 1, "cus_0": 1, "cus_1": 1}
+    paid = {"before": 1, "cus_0": 1, "cus_1": 1, "cus_own": 1, "cus_intent": 1}
     assert charged(site) == paid
     restored(site)
-    code, said = site.luigi("Billing", "--n", "2", "--run-id", "corrected")
+    code, said = site.luigi("Mixed", "--run-id", "corrected", module=PIPELINE)
     assert (code, charged(site)) == (0, paid), said
-    assert site.run("corrected")["spent_usd"] == "2.00", "what the vendor has is counted"
+    assert site.run("corrected")["spent_usd"] == "4.00", "what the vendor has is counted"
 
 
 def test_a_ledger_that_is_gone_altogether_is_no_reason_to_charge_again(site: Site) -> None:

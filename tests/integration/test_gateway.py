@@ -272,6 +272,34 @@ class TestFailing:
         assert intent.status == "succeeded"
         assert [entry["amount"] for entry in gateway.stripe.books()["moved"]] == [100]
 
+    def test_what_an_operator_took_for_not_sent_counts_when_it_is_sent_again(self, gateway: Site) -> None:
+        gateway.stripe.forget()
+        key = issued(gateway, agent_run_label=None, run_usd_cap=2)
+        answers = []
+        for number in range(3):
+            body = f"amount=100&currency=usd&customer=cus_{number}&confirm=true&payment_method=pm_x".encode()
+            said = form(key["vault_key"], **{"Idempotency-Key": f"again-{number}"})
+            if number < 2:
+                gateway.stripe.fault("drop_after")
+            answers.append(raw(gateway, "POST", "/stripe/v1/payment_intents", body, **said)[0])
+            for call in gateway.calls(key["run_id"]):
+                if call["state"] == "in_doubt":
+                    gateway.call("POST", f"/calls/{call['id']}/resolve", {"not_sent": True}, ADMIN)
+            answers.append(raw(gateway, "POST", "/stripe/v1/payment_intents", body, **said)[0])
+        run = gateway.run(key["run_id"])
+        assert gateway.stripe.moved() == 200, answers
+        assert (answers[:4], run["spent_usd"], run["overrun_usd"]) == ([502, 200, 502, 200], "2.00", "0.00")
+
+    def test_one_key_of_two_runs_is_counted_once(self, gateway: Site) -> None:
+        gateway.stripe.forget()
+        keys = [issued(gateway, agent_run_label=f"twice-{number}") for number in range(2)]
+        body = b"amount=100&currency=usd&customer=cus_1&confirm=true&payment_method=pm_x"
+        for key in keys:
+            said = form(key["vault_key"], **{"Idempotency-Key": "order-of-both"})
+            assert raw(gateway, "POST", "/stripe/v1/payment_intents", body, **said)[0] == 200
+        assert gateway.stripe.moved() == 100
+        assert [gateway.run(key["run_id"])["spent_usd"] for key in keys] == ["1.00", "0.00"]
+
     def test_what_an_operator_has_resolved_is_read_for_a_key_that_may_not_read(self, gateway: Site) -> None:
         gateway.stripe.forget()
         key = issued(

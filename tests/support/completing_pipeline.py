@@ -7,11 +7,12 @@ import signal
 import time
 
 import luigi
+import stripe
 
 from luigi_spendguard import VendorTask
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.protocol.rpcs import FinishRequest
-from tests.support.pipelines import OUT, Output, charge, note
+from tests.support.pipelines import OUT, Billing, Output, charge, note
 
 #: Ends this worker's main process with SIGKILL when it is about to say that a task has completed.
 _killed = os.environ.get("KILL_BEFORE_TELLING")
@@ -132,6 +133,26 @@ class Stamped(VendorTask, Output):
         if (OUT / "die").exists():
             self.output().remove()
             raise RuntimeError("died after it had charged")
+
+
+class Kept(VendorTask, Output):
+    """Charges under a key of its own, confirms OUT_DIR's `intent`, and dies while that has `die`."""
+
+    def run(self) -> None:
+        charge("cus_own", idempotency_key="order-1")
+        stripe.PaymentIntent.confirm((OUT / "intent").read_text(), payment_method="pm_card_visa")
+        if (OUT / "die").exists():
+            raise RuntimeError("died after it had charged")
+        self.write()
+
+
+class Mixed(luigi.WrapperTask):
+    """Charges in every way that a vendor's kept answer is read in."""
+
+    run_id = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> list[luigi.Task]:
+        return [Billing(n=2), Kept()]
 
 
 class Gated(Output):

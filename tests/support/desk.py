@@ -28,7 +28,10 @@ FX = {"eur": Decimal("1.12"), "sek": Decimal(1)}
 
 
 class Desk(stripe.HTTPClient):
-    """One task's SDK: `answers` maps `METHOD path` to a body, (status, body) or an exception."""
+    """One task's SDK: `answers` maps `METHOD path` to a body, (status, body) or an exception.
+
+    `headers` are on every answer.
+    """
 
     name = "desk"
 
@@ -37,6 +40,7 @@ class Desk(stripe.HTTPClient):
         self.books = books
         self.answers: dict[str, Any] = {"GET /v1/invoiceitems": {"data": [], "has_more": False}}
         self.guard = Guard(Stripe(), VendorSettings("stripe", **settings), SECRET, FX, time.monotonic)
+        self.headers: dict[str, str] = {}
         self.sent: list[Request] = []
         self.asked: list[Any] = []
         self.again()
@@ -72,7 +76,7 @@ class Desk(stripe.HTTPClient):
         if isinstance(answer, Exception):
             raise answer
         status, body = answer if isinstance(answer, tuple) else (200, answer)
-        return Reply(status, {"content-type": "application/json"}, json.dumps(body).encode())
+        return Reply(status, {"content-type": "application/json", **self.headers}, json.dumps(body).encode())
 
     def lines(self) -> list[str]:
         """Return what was sent, as `METHOD path`, the query left away."""

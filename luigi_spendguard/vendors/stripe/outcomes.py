@@ -62,7 +62,7 @@ def read_billed(quote: Quote, outcome: Outcome, body: Body, fx: Mapping[str, Dec
     invoice = _invoice(body)
     if invoice is None:
         return None
-    if invoice["id"] == quote.before:
+    if invoice["id"] == quote.before and not outcome.executed_before:
         return replace(outcome, billed_at="")  # It was there already: this call is billed with the next one.
     movable, quoted = value_of(invoice, fx).movable_micros, quote.total_micros or 0
     subtotal = invoice.get("subtotal")
@@ -189,10 +189,19 @@ def read_outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, D
         return _declined(quote, reply, fx)
     if ended := unsuccessful(quote, reply):
         return _refused_halfway(quote, reply, _of_its_key(quote, reply, ended))
+    kept = not resent and _was_kept(reply)
     try:
-        return _read_success(quote, reply, resent, fx)
+        outcome = _read_success(quote, reply, kept, fx)
     except (ValueError, TypeError, KeyError, AttributeError):
         return unbelieved("the reply's amount cannot be read")
+    if not kept or outcome.kind != "settle":
+        return outcome
+    return replace(outcome, executed_before=True, note="Stripe had executed it before")
+
+
+def _was_kept(reply: Reply) -> bool:
+    """Return whether Stripe has answered with what it had kept under the key."""
+    return reply.headers.get("idempotent-replayed") == "true"
 
 
 def _of_its_key(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
@@ -204,7 +213,7 @@ def _of_its_key(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
     """
     if quote.read or ended.kind != "void":
         return ended
-    if reply.headers.get("idempotent-replayed") == "true":
+    if _was_kept(reply):
         return replace(ended, definite=True)
     error = reply_object(reply).get("error")
     if isinstance(error, dict) and error.get("type") == "idempotency_error":
@@ -213,7 +222,7 @@ def _of_its_key(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
     return ended
 
 
-def _read_success(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
+def _read_success(quote: Quote, reply: Reply, kept: bool, fx: Mapping[str, Decimal]) -> Outcome:
     body = reply_object(reply)
     if not body:
         return unbelieved("the reply is not JSON")
@@ -228,15 +237,6 @@ def _read_success(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Dec
     rule = RULES[RULE_OF[quote.operation]]
     if why := _about_another(quote, body, rule.answer):
         return unbelieved(why)
-    own = quote.object_id is not None or quote.key_is_callers
-    if not resent and own and reply.headers.get("idempotent-replayed") == "true":
-        # Another caller's money: this key moved it before, outside this call. (What the vendor has kept under
-        # a key that was derived from a call that opens something is that call's own.)
-        return Outcome(
-            "settle",
-            total_micros=None if quote.object_id else 0,
-            note="the vendor replayed an earlier answer: counted 0",
-        )
     object_id = quote.object_id or (named if opens else None)
     if quote.firm or _says_no_amount(body):
         total = quote.total_micros or 0
@@ -250,6 +250,7 @@ def _read_success(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Dec
             object_id=object_id,
             covers=quote.covers,
             covers_stay=quote.covers_stay,
+            executed_before=kept,
         )
         if RULE_OF[quote.operation] not in _INVOICED:
             return outcome

@@ -354,6 +354,25 @@ class TestLines:
         desk.client.v1.subscription_items.update("si_1", {"quantity": 1})
         assert desk.spent() == 3000
 
+    @pytest.mark.parametrize("expanded", [False, True])
+    @pytest.mark.parametrize(("kept", "spent"), [(False, 2000), (True, 5000)])
+    def test_an_invoice_from_before_is_the_calls_where_it_was_executed_before(
+        self, desk: Desk, kept: bool, spent: int, expanded: bool
+    ) -> None:
+        """It has taken along what was pending then: no quote of now has that."""
+        billed = invoice("paid", 5000, subtotal=5000)
+        subscription = {**SUBSCRIPTION, "currency": "usd", "latest_invoice": billed}
+        known = {"id": "si_1", "object": "subscription_item", "price": price()}
+        desk.answers |= {
+            "GET /v1/prices/price_1": price(),
+            "GET /v1/subscriptions/sub_1": subscription,
+            "POST /v1/subscription_items": {**known, "subscription": subscription if expanded else "sub_1"},
+        }
+        desk.headers = {"idempotent-replayed": "true"} if kept else {}
+        asked: Any = {"subscription": "sub_1", "price": "price_1", "quantity": 2}
+        desk.client.v1.subscription_items.create(asked)
+        assert (desk.figures()[0] + desk.figures()[2]) // 10_000 == spent
+
     def test_a_subscription_ends_for_nothing_unless_it_bills(self, desk: Desk) -> None:
         desk.answers["DELETE /v1/subscriptions/sub_1"] = {**SUBSCRIPTION, "status": "canceled"}
         asked = {"invoice_now": True}

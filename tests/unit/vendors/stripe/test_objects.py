@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
 from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.ledger.runs import RunRequest, open_run
 from luigi_spendguard.money import Micros
-from luigi_spendguard.vendors import Reply
 from tests.support.books import Books
 from tests.support.desk import CAP, Desk, charge, intent, invoice, moved, post
 
@@ -123,15 +121,19 @@ class TestIntents:
         desk.client.v1.payment_intents.cancel("pi_1")
         assert desk.spent() == 0
 
-    def test_a_reply_that_the_vendor_replays_frees_nothing(self, desk: Desk) -> None:
-        """Stripe's own replay of an earlier capture is no news about the intent."""
+    def test_a_reply_that_the_vendor_had_kept_frees_nothing(self, desk: Desk) -> None:
+        """Stripe's own answer to an earlier capture is no news about it, unless no call counts for it."""
         self.opened(desk, status="requires_capture")
-        quote = desk.guard.vendor.quote(
-            post("/v1/payment_intents/pi_1/capture"), desk.guard.settings, "sk_test_x", {}
-        )
-        body = json.dumps(intent("succeeded")).encode()
-        reply = Reply(200, {"idempotent-replayed": "true"}, body)
-        assert desk.guard.vendor.outcome(quote, reply, resent=False, fx={}).total_micros is None
+        desk.headers = {"idempotent-replayed": "true"}
+        captured = intent("succeeded", amount_received=300)
+        desk.answers["GET /v1/payment_intents/pi_1"] = captured
+        desk.answers["POST /v1/payment_intents/pi_1/capture"] = captured
+        desk.client.v1.payment_intents.capture("pi_1", {"amount_to_capture": 300})
+        assert desk.spent() == 1000
+        desk.answers["GET /v1/payment_intents/pi_2"] = intent("succeeded", id="pi_2")
+        desk.answers["POST /v1/payment_intents/pi_2/confirm"] = intent("succeeded", id="pi_2")
+        desk.client.v1.payment_intents.confirm("pi_2")
+        assert desk.spent() == 2000
 
 
 class TestRefunds:

@@ -244,13 +244,15 @@ class TestOutcomes:
         found = self.outcome(200, **fields)
         assert (found.kind, found.total_micros, found.worth_micros) == ("settle", counts, worth)
 
-    def test_what_the_vendor_replays_on_a_first_send_counts_nothing_under_a_callers_key(self) -> None:
-        """Under a key that was derived from the call it is the call's own: a ledger was lost."""
+    def test_what_stripe_had_kept_says_its_amounts_and_that_it_was_executed_before(self) -> None:
+        """Whether another call counts for it the ledger knows; behind a send of its own it is the call's."""
         again = {"idempotent-replayed": "true"}
         fields = {"status": "succeeded", "amount_received": 1000}
-        assert self.outcome(200, headers=again, own=True, **fields).total_micros == 0
-        assert self.outcome(200, headers=again, own=True, resent=True, **fields).total_micros == 10_000_000
-        assert self.outcome(200, headers=again, **fields).total_micros == 10_000_000
+        for own in (True, False):
+            for resent, before in ((False, True), (True, False)):
+                found = self.outcome(200, headers=again, own=own, resent=resent, **fields)
+                assert (found.total_micros, found.executed_before) == (10_000_000, before)
+        assert not self.outcome(200, **fields).executed_before
 
     def test_what_stripe_knows_of_a_key_says_how_its_call_has_ended(self) -> None:
         again = {"idempotent-replayed": "true"}
