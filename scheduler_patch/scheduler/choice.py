@@ -8,6 +8,7 @@ out itself, and at some of each kind of the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from luigi.scheduler import SimpleTaskState, Worker
@@ -22,7 +23,10 @@ class Choice:
     """The ready tasks of a scheduler, with what the gate says of them."""
 
     def __init__(self, state: Any, gate: Gate) -> None:
-        self.index = ReadyIndex(state.get_active_tasks())
+        # In the order in which they became pending, as Luigi has them.
+        pending = state.get_active_tasks_by_status(PENDING)
+        others = (task for task in state.get_active_tasks() if task.status != PENDING)
+        self.index = ReadyIndex(chain(pending, others))
         #: Workers that still hold tasks that Luigi has dropped: it goes on to count them.
         self.stale = {
             worker.id
@@ -144,8 +148,9 @@ class Choice:
         batched, _ = SimpleTaskState.get_batcher(self._state, worker.id, best.family)
         if not batched or not best.is_batchable():
             return [best]
+        # As they stand: of equals Luigi lets join what stands behind the first that this worker may have.
         mates = self._ready(worker.id if own else None)
-        return [best, *(task for task in mates if task is not best and task.family == best.family)]
+        return [task for task in mates if task is best or task.family == best.family]
 
     def _ready(self, worker: str | None) -> list[Any]:
         """Return all ready tasks (of a worker), in the order in which they became pending."""
