@@ -221,10 +221,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         if state.choice is None:
             state.choice = Choice(state, gate)
         choice = state.choice
-        if choice.index.is_unsure:  # Perhaps by what the gate said long ago.
-            choice.look(who)
-        is_luigis = choice.index.odd or choice.index.is_unsure
-        if worker in choice.stale or is_luigis or (gate.state.tasks and self._within(worker)):
+        if worker in choice.stale or choice.index.odd or (gate.state.tasks and self._within(worker)):
             return None
         return AskingWorker.of(state.get_worker(worker), choice, who, assists=assists)
 
@@ -333,13 +330,14 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             self.__dict__["_upstream_status"] = self._seeded_upstream_status
 
     def _seeded_upstream_status(self, task_id: str, upstream_status_table: dict[str, str]) -> Any:
-        if self._state.asking is not None:
-            return super()._upstream_status(task_id, upstream_status_table)
-        if not upstream_status_table:
+        asking = self._state.asking
+        if asking is not None and not upstream_status_table:
+            upstream_status_table.update(_seed(asking.blocked()))
+        elif not upstream_status_table:
             # Within one `get_work` nothing changes between its choice and its counts.
             look = self._state.look
             verdicts = self._scan(None) if look is None else look.verdicts
-            upstream_status_table.update(_seed(verdicts))
+            upstream_status_table.update(_seed(blocked(verdicts)))
         return super()._upstream_status(task_id, upstream_status_table)
 
     def _serialize_task(self, task_id: str, include_deps: bool = True, deps: Any = None) -> Any:
@@ -372,7 +370,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             pending = self._state.get_active_tasks_by_status(PENDING)
             going = [task for task in pending if task.remove is not None and task.updated >= limit]
             verdicts = self._scan(None) if going else {}
-            table = _seed(verdicts)
+            table = _seed(blocked(verdicts))
             for task in going:
                 self._upstream_status(task.id, table)
                 is_final = verdicts.get(task.id, READY).is_final
@@ -427,9 +425,9 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         return done, [task_id for task_id, task in known.items() if task is None]
 
 
-def _seed(verdicts: dict[str, Verdict]) -> dict[str, str]:
+def _seed(blocked_tasks: Iterable[str]) -> dict[str, str]:
     """Return an upstream status table in which what is blocked is disabled; never empty."""
-    return {"": "", **dict.fromkeys(blocked(verdicts), luigi.scheduler.UPSTREAM_DISABLED)}
+    return {"": "", **dict.fromkeys(blocked_tasks, luigi.scheduler.UPSTREAM_DISABLED)}
 
 
 def adopt(scheduler: Any) -> BudgetScheduler:

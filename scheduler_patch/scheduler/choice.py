@@ -226,9 +226,17 @@ class AskingWorker(Worker):
         """See `Choice.verdict`."""
         return self._looked().verdict(task_id)
 
+    def blocked(self) -> Iterable[str]:
+        """Return what is blocked, where Luigi's walk counts."""
+        index = self._looked().index
+        return index.blocked if index.is_unsure else ()
+
     def counts(self) -> dict[str, int]:
-        """Return the counts of `count_pending`, under Luigi's names."""
-        counts = self._looked().index.counts.get(self.id, _NONE)
+        """Return the counts of `count_pending`, under Luigi's names; none where Luigi's walk has counted."""
+        index = self._looked().index
+        if index.is_unsure:
+            return {}
+        counts = index.counts.get(self.id, _NONE)
         return {
             "n_pending_tasks": counts.pending,
             "n_unique_pending": counts.unique,
@@ -239,7 +247,7 @@ class AskingWorker(Worker):
         """Return what may make a difference; pending and failed tasks are counted otherwise."""
         if statuses == (PENDING, RUNNING):
             return self.candidates(own=True)
-        if statuses == (PENDING, FAILED):
+        if statuses == (PENDING, FAILED) and not self._looked().index.is_unsure:
             return ()
         tasks: Iterable[Any] = super().get_tasks(state, *statuses)
         return tasks

@@ -93,6 +93,8 @@ class ReadyIndex:
         self.laden: Counter[str] = Counter()
         #: Pending and running tasks whose priority is no number: what Luigi makes of that is Luigi's.
         self.odd: set[str] = set()
+        #: What the gate blocks.
+        self.blocked: set[str] = set()
         self._cyclic: set[str] = set()
         self._vague: set[str] = set()
         self._order = 0
@@ -132,6 +134,7 @@ class ReadyIndex:
         self._count(entry, ())
         self._load(entry, ())
         self.odd.discard(task_id)
+        self.blocked.discard(task_id)
         for dep in entry.deps:
             self._free(dep, task_id)
         self._vague.discard(task_id)
@@ -156,6 +159,7 @@ class ReadyIndex:
         entry = self._entries.get(task_id)
         if entry is not None and entry.is_blocked != is_blocked:
             entry.is_blocked = is_blocked
+            _put(self.blocked, task_id, is_blocked)
             self._follow(entry)
 
     def _depend(self, entry: _Entry) -> None:

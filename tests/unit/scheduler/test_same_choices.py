@@ -19,7 +19,8 @@ from luigi.task_status import DISABLED, DONE, FAILED, PENDING, SUSPENDED, UNKNOW
 
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.index import Queue, ReadyIndex
-from tests.support.twins import batch, comparable
+from tests.support.gates import fed
+from tests.support.twins import ask_both, batch, comparable
 
 WORKERS = ("w1", "w2", "w3")
 TASKS = tuple(f"T{number:02}" for number in range(12))
@@ -265,3 +266,18 @@ def test_of_unknown_tasks_luigis_own_walk_decides() -> None:
         assert replies[0] == replies[1], order
         counts.append(replies[0]["n_pending_tasks"])
     assert min(counts) < 2  # As long as it walks so.
+
+
+def test_for_that_walk_what_the_gate_blocks_is_disabled() -> None:
+    scheduler = BudgetScheduler()
+    fed(scheduler.gate, 1000)
+    ours = {"run_id": "r1", "max_cost_usd": "9"}
+    scheduler.add_task(worker="w", task_id="V", family="V", spendguard=ours)
+    added = [("U", PENDING, "V"), ("U", UNKNOWN, "V"), ("A", PENDING, "U"), ("B", PENDING, "U")]
+    for task_id, status, dep in added:
+        scheduler.add_task(worker="w", task_id=task_id, status=status, family="F", deps=[dep])
+    # B alone comes by U a second time.
+    assert ask_both(scheduler, "count_pending", worker="w")["n_pending_tasks"] == 1
+    assert ask_both(scheduler, "get_work", worker="w")["n_pending_tasks"] == 1
+    fed(scheduler.gate, 9_000_000)
+    assert ask_both(scheduler, "count_pending", worker="w")["n_pending_tasks"] == 3
