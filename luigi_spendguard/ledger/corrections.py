@@ -22,7 +22,7 @@ from luigi_spendguard.ledger.budgets import (
 )
 from luigi_spendguard.ledger.calls import uses_up
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
-from luigi_spendguard.ledger.objects import find_object, forget_objects, restate_object
+from luigi_spendguard.ledger.objects import find_object, forget_objects, relying_on, restate_object
 from luigi_spendguard.ledger.runs import freeze
 from luigi_spendguard.money import Micros, format_usd, with_fees
 from luigi_spendguard.vendors import FollowedUp
@@ -139,6 +139,12 @@ def _check(tx: Tx, row: Row, resolution: Resolution) -> None:
         raise Conflict(
             f"call {row['id']} was resolved already ({earlier}): to correct that, repeat it with --correct "
             '({"correct": true})'
+        )
+    if resolution.spent is None and (acted := relying_on(tx, row)) is not None:
+        raise Conflict(
+            f"call {acted} has acted on {row['object_id']} since, and counts only what exceeds the money of "
+            f"call {row['id']}: nothing was changed. Say what the vendor shows that {row['object_id']} has "
+            f"moved in all, 0 for nothing: `spendguard resolve {row['id']} --spent USD`"
         )
     if resolution.object_id is None:
         return

@@ -148,6 +148,28 @@ def keep_part(tx: Tx, call: Row, object_id: str, micros: int) -> None:
     _keep(tx, call, object_id, micros, micros)
 
 
+#: After the last reservation of the call ?5.
+_SINCE = (
+    "SELECT id FROM call WHERE vendor = ?1 AND account = ?2 AND object_id = ?3 AND relayed = ?4 AND id <> ?5"
+    " AND wire_key <> '' AND state = 'settled' AND status BETWEEN 200 AND 299 AND EXISTS"
+    " (SELECT 1 FROM journal WHERE journal.call_id = call.id AND kind = 'settle' AND journal.id >"
+    " (SELECT max(id) FROM journal WHERE call_id = ?5 AND kind = 'reserve')) LIMIT 1"
+)
+
+
+def relying_on(tx: Tx, call: Row) -> str | None:
+    """Return a call that has acted on the same object since `call` has reserved money for it, None for none.
+
+    It counts for what exceeds that money alone: where that is let go, nobody counts for what it has moved.
+    """
+    held = call["reserved_micros"] if call["state"] in ("pending", "in_doubt") else cost_so_far(call)
+    if call["object_id"] is None or not held:
+        return None
+    _check_held(tx, call["vendor"], call["account"], [call["object_id"]])
+    found = tx.value(_SINCE, call["vendor"], call["account"], call["object_id"], call["relayed"], call["id"])
+    return None if found is None else str(found)
+
+
 def restate_object(tx: Tx, call: Row, object_id: str | None, total: int) -> None:
     """Let a call's object count for `total` micro-dollars instead of what was known of the call before."""
     if object_id is None:

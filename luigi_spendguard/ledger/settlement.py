@@ -23,6 +23,7 @@ from luigi_spendguard.ledger.objects import (
     is_gateways,
     keep_part,
     release_object,
+    relying_on,
     settle_object,
     uncontested,
 )
@@ -325,7 +326,7 @@ def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
 def _void(tx: Tx, row: Row, message: EndRequest) -> None:
     if row["state"] not in ("pending", "in_doubt"):
         return
-    if row["unknown"] and not message.definite:
+    if row["unknown"] and (not message.definite or relying_on(tx, row)):
         # An earlier send may have been executed: only the vendor's own word ends this call.
         if row["state"] == "pending":
             put_in_doubt(tx, row, message.note, message.status)
