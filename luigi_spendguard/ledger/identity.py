@@ -55,7 +55,7 @@ class Identity:
     Attributes:
         bases: `base`, and what older formulas, earlier batches of its tasks and its payments have for it.
         keys_before: those that older formulas have for its key.
-        epoch: how often the task had completed.
+        epoch: how often the task had completed; `due`: that and, of a batch, how often its members had.
         payments: the digests of what it pays for, by whichever tasks.
         paid_for: what it pays for, itself and in batches: such calls count whatever has completed.
         mates: other tasks and payments that this attempt may repeat a part of.
@@ -68,6 +68,7 @@ class Identity:
     ordinal: int = 0
     key_id: str | None = None
     epoch: int = 0
+    due: int = 0
     bases: tuple[str, ...] = ()
     keys_before: tuple[str, ...] = ()
     payments: tuple[str, ...] = ()
@@ -159,6 +160,7 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
         ordinal,
         key_id,
         epoch,
+        epoch + _completions_of_members(tx, claim),
         bases,
         keys_before,
         tuple(payments),
@@ -166,6 +168,21 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
         (*mates, *shared),
         known,
         is_late,
+    )
+
+
+def _completions_of_members(tx: Tx, claim: Row) -> int:
+    """Return how often the members of a batch had completed when it was claimed, 0 for a single task."""
+    if claim["members"] == "[]":
+        return 0
+    return int(
+        tx.value(
+            "SELECT sum(member.epoch) FROM json_each(?1) AS each JOIN member ON member.task_id = each.value"
+            " AND member.claim_id = ?2",
+            claim["members"],
+            claim["id"],
+        )
+        or 0
     )
 
 
@@ -370,8 +387,8 @@ def wire_key(ask: ReserveRequest, identity: Identity, used: int) -> str:
     if ask.read:
         return ""
     if identity.base is not None:
-        epoch = 0 if identity.payments else identity.epoch
-        return "spendguard-" + digest("out", identity.base, identity.ordinal, epoch, used)
+        due = 0 if identity.payments else identity.due
+        return "spendguard-" + digest("out", identity.base, identity.ordinal, due, used)
     if identity.key_id is None:
         return f"spendguard-{ask.call_id}"
     key = ask.key or ""

@@ -20,6 +20,7 @@ from luigi_spendguard.ledger.calls import (
 from luigi_spendguard.ledger.corrections import last_resolution
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
 from luigi_spendguard.ledger.identity import Identity, asks_the_same
+from luigi_spendguard.ledger.targets import check_whose
 from luigi_spendguard.ledger.turns import forget_turns, take_turn, wait_for_turn
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest, commands
@@ -35,6 +36,7 @@ def answer_repeated(
 ) -> ReserveReply:
     """Answer a call that repeats `match`; `row` is its own when it was tried and voided before."""
     now = tx.now()
+    check_whose(tx, scope.claim, identity, match)
     if not asks_the_same(match, ask):
         raise _mismatch(scope, ask, identity, match)
     if match["state"] == "settled":

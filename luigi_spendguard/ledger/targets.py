@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from luigi_spendguard.ledger.calls import ReservationDenied
+from luigi_spendguard.ledger.claims import may_repeat, tasks_of
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.identity import RESOLVED, Identity, key_digest
 from luigi_spendguard.protocol import ReserveRequest
@@ -108,6 +109,31 @@ def check_mates(tx: Tx, identity: Identity, ask: ReserveRequest) -> None:
                 "it: whether this call repeats a part of that cannot be known. Name one target in each "
                 "call, pass an idempotency key of your own, or mark what was paid as complete",
             )
+
+
+#: Of ?1: nobody takes it for incomplete any more.
+_HAS_COMPLETED = f"SELECT 1 FROM call WHERE id = ?1 AND NOT {may_repeat('?2')}"
+
+
+def check_whose(tx: Tx, claim: Row, identity: Identity, match: Row) -> None:
+    """Refuse a call that is matched, by its target, with one of a completed batch of some of these tasks.
+
+    It may be that of a task which that one did not have: until such a batch has completed, what it has paid
+    for comes back with others; after that only what goes on beside it does.
+    """
+    by_key = identity.key_id is not None and match["key_id"] in (identity.key_id, *identity.keys_before)
+    if not identity.mates or by_key or match["base"] in (identity.base, *identity.payments):
+        return
+    theirs = tx.one("SELECT task_id, members FROM claim WHERE id = ?", match["claim_id"])
+    others = {*tasks_of(claim)}.difference(tasks_of(theirs)) if theirs is not None else set()
+    if others and tx.value(_HAS_COMPLETED, match["id"], 2**62):
+        raise ReservationDenied(
+            "idempotency_mismatch",
+            f"call {match['id']} was made for a part of this batch, in another one that has completed since "
+            f"(task {match['task_id']}), or for none: {min(others)} was not in that. Nothing was sent. "
+            "Submit the root again, so that what is complete is left out, or pass your own idempotency key",
+            call_id=match["id"],
+        )
 
 
 def _may_overlap(one: str | None, other: str | None) -> bool:

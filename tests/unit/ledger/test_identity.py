@@ -183,6 +183,37 @@ def test_so_does_a_part_of_a_batch(books: Books, again: tuple[str, ...], run_id:
     assert replayed(books, key, equal(books)) == ("allowed" if run_id == "later" else '{"id": "pi_1"}')
 
 
+def test_a_batch_with_others_is_refused_what_one_that_has_completed_has_paid_for(books: Books) -> None:
+    """It may be that of a member that was in no batch yet."""
+    paid(books, books.claim("o1-o2", members=("o1", "o2")), equal(books), "pi_1")
+    key = books.claim("o2-o3", members=("o2", "o3"))
+    assert replayed(books, key, equal(books)) == '{"id": "pi_1"}'
+    books.write(claims.finish, books.last_claim, "completed")
+    key = books.claim("o1-o4", members=("o1", "o4"))
+    assert replayed(books, key, equal(books)) == '{"id": "pi_1"}', "the first one has not completed"
+    paid(books, books.claim("p1-p2", members=("p1", "p2")), equal(books), "pi_2")
+    books.write(claims.finish, books.last_claim, "completed")
+    key = books.claim("p2-p3", members=("p2", "p3"))
+    refused = books.reserve(key, equal(books))
+    assert (refused.verdict, refused.reason) == ("denied", "idempotency_mismatch")
+    assert "p3 was not in that" in refused.message
+    assert replayed(books, key, equal(books, "cus_2")) == "allowed"
+    assert replayed(books, key, equal(books, key="p3", key_is_callers=True)) == "allowed"
+
+
+def test_a_batch_that_is_due_again_never_meets_its_earlier_key(books: Books) -> None:
+    key = books.claim("a-b", members=("a", "b"))
+    first = books.reserve(key, equal(books)).wire_key
+    books.write(claims.finish, books.last_claim, "failed")
+    for member in ("a", "b"):
+        books.claim(member)
+        books.write(claims.finish, books.last_claim, "completed")
+    other_run(books, "later")
+    again = books.reserve(books.claim("a-b", "later", members=("a", "b")), equal(books))
+    assert again.verdict == "allowed"
+    assert again.wire_key != first
+
+
 def test_members_with_keys_of_their_own_are_told_apart_though_they_pay_the_same(books: Books) -> None:
     def order(number: int) -> ReserveRequest:
         return equal(books, key=f"order-{number}", key_is_callers=True)
