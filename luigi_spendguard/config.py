@@ -28,6 +28,7 @@ from luigi_spendguard.settings.files import (
     luigi_files,
     read_sections,
 )
+from luigi_spendguard.settings.given import Given
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -50,6 +51,7 @@ class Settings:
         passed_over: why settings that stand in the files count as not set here.
         unset: secrets and tokens whose environment variable is not set, as `[section] key`.
         set_here: what the files set, as `[section] key` (for a list or table also each entry that is in it).
+        given: what the files say, by `[section] key`.
 
     """
 
@@ -76,6 +78,7 @@ class Settings:
     passed_over: tuple[str, ...] = ()
     set_here: frozenset[str] = frozenset()
     unset: tuple[str, ...] = ()
+    given: Mapping[str, Given] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def token_file(self) -> Path:
@@ -204,9 +207,8 @@ def load(
     if complaint:  # Nothing can be spent: no cap is known.
         logger.warning("%s", complaint)
     _check_sections(sections)
-    passed_over: list[str] = []
-    unset: list[str] = []
-    read = {name: _read(content, environ, passed_over, unset) for name, content in sections.items()}
+    found = _Found()
+    read = {name: _read(content, environ, found) for name, content in sections.items()}
     set_here = frozenset(
         name
         for section, content in read.items()
@@ -250,9 +252,10 @@ def load(
         fx=read.get("spendguard_fx", {}),
         vendors=vendors,
         files=tuple(files),
-        passed_over=tuple(passed_over),
+        passed_over=tuple(found.passed_over),
         set_here=set_here,
-        unset=tuple(unset),
+        unset=tuple(found.unset),
+        given=found.given,
     )
     redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
     redaction.learn(*values.passwords_of(server or ""))
@@ -265,26 +268,37 @@ def _vendor(name: str, section: dict[str, Any], environ: Mapping[str, str]) -> V
     return VendorSettings(name, **section, own={k: value for k, value in own.items() if value is not None})
 
 
-def _read(
-    content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: list[str], unset: list[str]
-) -> dict[str, Any]:
+@dataclass
+class _Found:
+    """What is noted of settings while they are read: see `Settings`."""
+
+    passed_over: list[str] = field(default_factory=list)
+    unset: list[str] = field(default_factory=list)
+    given: dict[str, Given] = field(default_factory=dict)
+
+
+def _read(content: Mapping[str, Raw], environ: Mapping[str, str], found: _Found) -> dict[str, Any]:
     """Return a section's values; what is in a file of its own stands under the name without `_file`."""
     by_name: dict[str, Any] = {}
     for key, raw in content.items():
         try:
             value = _value(raw, environ)
         except NotReadable as error:
-            passed_over.append(str(error))
+            found.passed_over.append(str(error))
             continue
         setting = _BY_KEY.get((raw.section, key))
-        name = key.removesuffix("_file") if setting is not None and setting.secret else key
+        secret = setting is not None and setting.secret
+        name = key.removesuffix("_file") if secret else key
         if value is None:
-            if setting is not None and setting.secret:
-                unset.append(f"[{raw.section}] {key}")
+            if secret:
+                found.unset.append(f"[{raw.section}] {key}")
             continue
         if name in by_name:
             raise raw.error(f"is given beside {name if key != name else name + '_file'}: remove one of them")
         by_name[name] = value
+        default = setting.default if setting is not None and setting.default.isalnum() else ""
+        shown = None if secret else expanded(raw, _text(raw), environ, optional=True)
+        found.given[f"[{raw.section}] {name}"] = Given(value, shown, default if default != "none" else "")
     return by_name
 
 

@@ -50,6 +50,7 @@ from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService, spooled
 from scheduler_patch.service.blocked import explain_blocked
 from scheduler_patch.service.ledger import SWEEP_S
+from scheduler_patch.service.mode import say_mode
 from scheduler_patch.service.news import LOOK_S, News
 
 logger = logging.getLogger(__name__)
@@ -334,6 +335,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 def client(scheduler: Any, settings: Settings) -> LocalLedgerClient:
     """Return the way to the ledger beside a scheduler in this process, which gets its gate now."""
     logging.getLogger("scheduler_patch").parent = logging.getLogger("luigi-interface")
+    say_mode(settings)
     return LocalLedgerClient(adopt(scheduler), settings)
 
 

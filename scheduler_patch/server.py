@@ -30,6 +30,7 @@ from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import HEAR_S, SWEEP_S
+from scheduler_patch.service.mode import say_mode
 from scheduler_patch.service.news import LOOK_S, News
 from scheduler_patch.service.spooled import take_over
 from scheduler_patch.signals import drain_on_signals, drain_with_luigid, on_hangup
@@ -112,6 +113,7 @@ def app(scheduler: Any) -> Any:
             "This is the gateway for %s: it has the secret", ", ".join(sorted(service.relayed_vendors))
         )
     _say_unset(settings)
+    say_mode(settings)
     _begin(service, gateway, news, drain_with_luigid)
     return application
 
@@ -166,6 +168,7 @@ def serve_gateway(settings: config.Settings, address: str, port: int) -> None:
             "such as [spendguard_stripe] (a variable such as STRIPE_SECRET_KEY alone is the workers')"
         )
     _say_unset(settings)
+    say_mode(settings)
     gateway = Gateway(service)
     ours = [route for route in routes(service) if route[0] in _ROUTES]
     application = Application([*relay_routes(gateway), *ours], default_handler_class=Nowhere)

@@ -19,8 +19,11 @@ from tornado.ioloop import IOLoop
 from luigi_spendguard import config
 from luigi_spendguard.config import ConfigError, Settings
 from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.settings.files import PREFIX
+from luigi_spendguard.settings.given import changes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.service import LedgerService
+from scheduler_patch.service.mode import say_mode
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +133,8 @@ async def reload(service: LedgerService) -> bool:
         await service.reload(settings)
     except LedgerUnavailable as error:
         logger.error("luigi.cfg is reloaded, but budgets keep their caps until the next start: %s", error)
-    logger.info(
-        "luigi.cfg was reloaded: %s", f"{', '.join(changed)} changed" if changed else "nothing has changed"
-    )
+    logger.info("luigi.cfg was reloaded: %s", "; ".join(changed) or "nothing has changed")
+    say_mode(settings, before)
     return True
 
 
@@ -152,18 +154,9 @@ def _check_complete(before: Settings, settings: Settings) -> None:
 
 
 def _changes(before: Settings, settings: Settings) -> list[str]:
-    """Return what has changed, by name and never by value."""
-    names = [
-        field.name
-        for field in dataclasses.fields(Settings)
-        if field.name not in ("vendors", "passed_over", "set_here", "unset")
-        and getattr(before, field.name) != getattr(settings, field.name)
-    ]
-    for vendor, own in settings.vendors.items():
-        was = before.vendor(vendor)
-        names += [
-            f"{field.name} of {vendor}"
-            for field in dataclasses.fields(own)
-            if getattr(was, field.name) != getattr(own, field.name)
-        ]
-    return names
+    """Return what has changed and is in force now, by name."""
+    waiting = [f"[{PREFIX}] {key}" for key in AT_START.values()]
+    named = {name: one for name, one in settings.given.items() if name not in waiting}
+    was = {name: one for name, one in before.given.items() if name not in waiting}
+    files = ["other files are read"] if before.files != settings.files else []
+    return [*files, *changes(was, named)]

@@ -32,7 +32,7 @@ def spending(tmp_path: Path) -> Iterator[Site]:
 
 def hung_up(site: Site, caps: dict[str, dict[str, Any]]) -> None:
     site.configure(**caps)
-    assert "luigi.cfg was reloaded: caps" in hang_up(site)
+    assert "luigi.cfg was reloaded: [spendguard" in hang_up(site)
 
 
 def restarted(site: Site, caps: dict[str, dict[str, Any]]) -> None:

@@ -657,7 +657,7 @@ class TestCheck:
             )
             assert "ok      all runs: cap $500.00 a UTC day together" in lines
             assert "ok      ledger: made with luigid's first run" in lines
-            assert "ok      mode: shadow: NO CAP IS ENFORCED" in out
+            assert "look    mode: shadow: NO CAP IS ENFORCED" in out
             assert [line for line in lines if "stripe" in line.partition(": ")[0]] == [
                 "ok      stripe: luigid is the gateway: workers need no secret; it sends calls to "
                 f"{site.stripe.url}; allowed: payment_intents.create; cap $7.00 inside any run; "
@@ -677,6 +677,7 @@ class TestCheck:
             "luigid if this is its file",
             "look    not in force: [spendguard_caps] Billing is $200.00 here and $300.00 there: reload "
             "luigid if this is its file",
+            "look    mode: shadow: NO CAP IS ENFORCED, what they would have denied is only recorded",
         ]
         assert "workers need no secret, nor is one of their own used" in out
 

@@ -67,7 +67,7 @@ def test_a_secret_is_rotated_at_the_gateway(site: Site) -> None:
     paper.command(stdin=NEW_SECRET + "\n")
     assert site.luigi("Billing", "--n", "1", "--first", "1")[0] == 0
     paper.command(LUIGID_PID=pid(site))
-    reloaded(site, "secret of stripe changed")
+    reloaded(site, "[spendguard_stripe] secret changed")
     assert '"object": "balance"' in paper.command()
     site.luigi("Billing", "--n", "1", "--first", "2")
     assert charged(site) == {"cus_0": SECRET, "cus_1": SECRET, "cus_2": NEW_SECRET}

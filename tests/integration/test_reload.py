@@ -86,7 +86,8 @@ def test_tokens_are_rotated_while_luigid_and_its_runs_go_on(luigid: Site) -> Non
     luigid.configure(spendguard={"worker_token": SECOND})
     token_file(luigid, ADMIN_SECOND)
     said = hang_up(luigid)
-    assert "admin_token, worker_token changed" in said
+    assert "[spendguard] admin_token changed" in said
+    assert "[spendguard] worker_token changed" in said
     assert FIRST not in said
     assert SECOND not in said
     assert opened(luigid, FIRST, "run")[0] == 401
@@ -115,7 +116,7 @@ def test_budgets_that_follow_the_file_follow_it(served: Site) -> None:
     with Pretender(served, "day").attempt():
         charge("cus_1")
         served.configure(spendguard={"daily_cap_usd": 2})
-        assert "caps changed" in hang_up(served)
+        assert "reloaded: [spendguard] daily_cap_usd changed from 50 to 2\n" in hang_up(served)
         charge("cus_2")
         with pytest.raises(Exception, match=r"all runs.*\$2.00"):
             charge("cus_3")
@@ -198,14 +199,36 @@ def test_entries_of_lists_and_tables_do_not_go_either(served: Site) -> None:
     served.configure(spendguard={"vendor_tasks": "A, B"}, spendguard_caps={"Root": None, "Other": 5})
     refused(served, "[spendguard_caps] Root")
     served.configure(spendguard_caps={"Root": 6})
-    assert "caps changed" in hang_up(served)
+    assert "reloaded: [spendguard_caps] Root changed from 5 to 6; [spendguard_caps] Other" in hang_up(served)
 
 
-def test_shadow_mode_may_end(served: Site) -> None:
+def test_whether_caps_hold_is_said_at_each_start_and_reload(served: Site) -> None:
+    unheard = "[spendguard] mode = shadow: NO CAP IS ENFORCED"
     served.configure(spendguard={"mode": "shadow"})
-    hang_up(served)
+    said = hang_up(served, unheard)
+    assert "reloaded: [spendguard] mode changed from enforce (not set) to shadow\n" in said
+    assert said.count("WARNING") == 1
+    assert unheard in hang_up(served, "NO CAP IS ENFORCED")  # Nothing has changed, and it is said again.
+    assert "look    mode: shadow: NO CAP IS ENFORCED" in served.cli("check")[1]
     served.configure(spendguard={"mode": None})
-    assert "caps changed" in hang_up(served)
+    said = hang_up(served, "caps are enforced again")
+    assert "reloaded: [spendguard] mode changed from shadow to enforce (not set)\n" in said
+    assert "WARNING" not in said
+    assert "enforced" not in hang_up(served)
+
+
+def test_also_where_they_do_not_hold_from_the_start(tmp_path: Path) -> None:
+    with Site(tmp_path / "site", gateway=True, start=False, spendguard={"mode": "shadow"}) as site:
+        site.start("luigi_spendguard", "gateway")
+        assert site.luigid is not None
+        assert "WARNING: [spendguard] mode = shadow: NO CAP IS ENFORCED" in site.luigid.text()
+        site.luigid.end()
+        site.start()
+        assert site.luigid.text().count("mode = shadow: NO CAP IS ENFORCED") == 2  # The file has both logs.
+        site.gateway = False
+        code, out = site.luigi("Billing", "--n", "1", "--workers", "2", "--local-scheduler")
+        assert code == 0
+        assert out.count("WARNING: [spendguard] mode = shadow: NO CAP IS ENFORCED") == 1
 
 
 def test_a_token_may_move_to_a_file(served: Site) -> None:
@@ -289,13 +312,18 @@ BASE = "[spendguard]\nledger_url = sqlite:///{}/x.db\nforecast = {}\n[spendguard
 
 
 def test_secrets_allowlists_prices_and_rules_are_replaced_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     old, new = (f"sk_test_{which}_{uuid.uuid4().hex}" for which in ("old", "new"))
     service = service_of(tmp_path, BASE.format(tmp_path, "warn", old, ""), monkeypatch)
     more = "allowed_endpoints = GET /v1/*\n[spendguard_fx]\neur = 2\n"
     (tmp_path / "luigi.cfg").write_text(BASE.format(tmp_path, "hold", new, more))
-    assert asyncio.run(reload(service))
+    with caplog.at_level("INFO"):
+        assert asyncio.run(reload(service))
+    assert caplog.messages[-1] == (
+        "luigi.cfg was reloaded: [spendguard] forecast changed from warn to hold; [spendguard_stripe] secret "
+        "changed; [spendguard_stripe] allowed_endpoints set to GET /v1/*; [spendguard_fx] eur set to 2"
+    )
     vendor = service.settings.vendor("stripe")
     assert (vendor.secret, vendor.allowed_endpoints) == (new, ("GET /v1/*",))
     assert service.settings.fx["eur"] == 2

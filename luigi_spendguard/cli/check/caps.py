@@ -118,7 +118,8 @@ def rules(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]
     }
     yield Finding("forecasts", what.get(forecast, forecast))
     if caps.shadow:
-        yield Finding("mode", "shadow: NO CAP IS ENFORCED, what they would have denied is only recorded")
+        text = "shadow: NO CAP IS ENFORCED, what they would have denied is only recorded"
+        yield Finding("mode", text, Grade.LOOK)
     yield from _vendor_tasks(settings, there, tasks)
 
 

@@ -1,0 +1,20 @@
+"""`say_mode`: whether caps hold is said loudly, for a luigi.cfg of the trial may have stayed."""
+
+from __future__ import annotations
+
+import logging
+
+from luigi_spendguard.config import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def say_mode(settings: Settings, before: Settings | None = None) -> None:
+    """Say where no cap is enforced, and where caps are again that were not; `before`: what held until now."""
+    if settings.caps.shadow:
+        logger.warning(
+            "[spendguard] mode = shadow: NO CAP IS ENFORCED. What a cap would have denied is recorded and "
+            "let through; set mode = enforce and reload luigi.cfg to let caps hold"
+        )
+    elif before is not None and before.caps.shadow:
+        logger.info("[spendguard] mode = enforce: caps are enforced again, from now on")
