@@ -23,7 +23,7 @@ SORTS = {
     "reserved_usd": "reserved_micros",
     "remaining_usd": REMAINING,
     "overrun_usd": "overrun_micros",
-    "forecast_usd": "forecast_micros",
+    "forecast_usd": "coalesce(forecast_micros, -1)",  # None comes first; engines differ about it.
     "denied_calls": "(SELECT count(*) FROM call WHERE call.run_id = run.run_id AND verdict = 'denied')",
     "in_doubt_calls": "(SELECT count(*) FROM call WHERE call.run_id = run.run_id AND state = 'in_doubt')",
 }
@@ -149,7 +149,7 @@ def spending(tx: Tx, run_id: str, by: str) -> dict[str, Any]:
     )
     totals = tx.all(
         f"SELECT call.{by} AS name, count(*) AS calls, sum({_COST}) AS spent, sum({_OPEN}) AS reserved,"
-        " sum(call.verdict = 'denied') AS denied FROM call WHERE call.run_id = ?"
+        " count(*) FILTER (WHERE call.verdict = 'denied') AS denied FROM call WHERE call.run_id = ?"
         " GROUP BY 1 ORDER BY spent DESC, calls DESC, name",
         run_id,
     )
@@ -239,5 +239,8 @@ def named(tx: Tx, run_ids: list[str]) -> list[dict[str, Any]]:
     """Return some runs as the API shows them."""
     return [
         show_run(row)
-        for row in tx.all(f"{RUNS} WHERE run.run_id IN (SELECT value FROM json_each(?))", json.dumps(run_ids))
+        for row in tx.all(
+            f"{RUNS} WHERE run.run_id IN (SELECT value FROM json_each(?)) ORDER BY run.id",
+            json.dumps(run_ids),
+        )
     ]
