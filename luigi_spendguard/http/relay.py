@@ -113,7 +113,7 @@ class ClientCall:
         request: has the vendor's own URL and none of the client's credentials.
         unanswered: as `ReserveRequest`'s.
         process: the client's, as `process_of` names it, "" where it does not say.
-        number: which try of its process it is; 0 where it does not say.
+        number: which try it is, as `ReserveRequest`'s; 0 where it does not say.
         refuse: as the guard's.
         is_gone: whether the client has gone: the call is not made then, when it is its turn.
 

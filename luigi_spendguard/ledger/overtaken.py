@@ -1,11 +1,11 @@
 """Which requests come too late: their call was made again meanwhile, whichever process knows of that.
 
-A client that had no answer makes its call again: under the same key, when its SDK does, as a later try of its
-process; under another, when its task does, naming the keys that were not answered. What was lost may stand in
-a proxy, or in the network, and arrive after all. Each call's row so has the number of its try, and keeps what
-it has given up: for each key a word, `DIGEST.NUMBER.PROCESS`. What comes under such a key is late, unless it
-is a later try of that process than the one with that number: then its caller goes on with it. What comes
-twice gets the same answer, and is late where that was an error.
+A client that had no answer makes its call again: under the same key, when its SDK does, as a later try; under
+another, when its task does, naming the keys that were not answered. What was lost may stand in a proxy, or in
+the network, and arrive after all. Each call's row so has the number of its try, and keeps what it has given
+up: for each key a word, `DIGEST.NUMBER.PROCESS`. What comes under such a key is late, unless it is a later
+try of that process than the one with that number: then its caller goes on with it. What comes behind a later
+try of its own key, or twice, gets that one's answer, and is late where that was an error.
 """
 
 from __future__ import annotations
@@ -46,7 +46,12 @@ def _process(sender: str) -> str:
 
 
 def _by_its_own(row: Row, ask: ReserveRequest, key: str) -> bool:
-    if row["key_id"] != key or not ask.number:
+    """Return whether `ask` is behind a try of its own key that has no answer for it.
+
+    What has one answers all tries, and what is under way may have one: of several threads that make a call
+    under one key any may come first.
+    """
+    if row["key_id"] != key or not ask.number or row["holds"]:
         return False
     return bool(ask.number < row["number"] or (ask.number == row["number"] and _comes_twice(row, ask)))
 

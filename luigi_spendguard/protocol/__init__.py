@@ -47,7 +47,7 @@ FORWARDED = "x-spendguard-forwarded"
 #: The header of a call that a guarded worker has forwarded: its process, as `process_of` names it.
 PROCESS = "x-spendguard-process"
 
-#: The header of a call that a guarded worker has forwarded: its number among all tries of its process.
+#: The header of a call that a guarded worker has forwarded: the number of its try, as `ReserveRequest`'s.
 TRY = "x-spendguard-try"
 
 #: Longest body kept for sending again.
@@ -155,8 +155,8 @@ class ReserveRequest(Message):
         since: the `entry` of the first look-up for this call's price; 0: nothing was looked up.
         unanswered: keys, or ids, of calls of this attempt that ended without an answer for the task: an equal
             call is one of them, made again, and what comes later under such a key is late.
-        number: which try of its sender's process it is, 0 where nobody says: an earlier one under its key is
-            late.
+        number: which try it is, the later the greater, 0 where nobody says: an earlier one under its key gets
+            its answer, and is late where that was an error.
         repeatable: the vendor executes the call once, however often it is sent under one key.
         searched, executed: the vendor was asked, and shows these objects, oldest first, that an earlier send
             of this call may have opened.

@@ -169,7 +169,7 @@ def plain_number(least: int | None = None, most: int = MAX_MICROS) -> Kind:
     """Return the kind of a call's whole number, within the bounds that are given."""
 
     def check(name: str, value: int) -> None:
-        if abs(value) > MAX_MICROS:
+        if abs(value) > max(MAX_MICROS, most):
             raise BadMessage(f"{name!r} is out of range")
         if least is not None and not least <= value <= most:
             bounds = "not be negative" if most == MAX_MICROS else f"be from {least} to {most}"

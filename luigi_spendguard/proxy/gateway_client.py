@@ -8,7 +8,6 @@ between (a proxy whose time-out is shorter) does not know what became of the cal
 
 from __future__ import annotations
 
-import itertools
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -38,13 +37,13 @@ from luigi_spendguard.protocol import (
 from luigi_spendguard.protocol.messages import UPGRADE
 from luigi_spendguard.proxy import environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt, Unanswered
+from luigi_spendguard.proxy.tries import Tries
 from luigi_spendguard.vendors import Reply, Request, Vendor
 
 #: Seconds beyond the vendor's time-out for the gateway to say what came of the call.
 GATEWAY_S = 15.0
 
-#: The numbers of what this process sends: one that is overtaken by its own retry is known by that.
-_tries = itertools.count(1)
+_tries = Tries()
 
 #: What belongs to one connection (RFC 9110, 7.6.1), and what the next one writes anew.
 _HOP_BY_HOP = {
@@ -171,7 +170,7 @@ class Forwarder:
         if not reads and not _has_own_key(vendor, request):
             mark = Unanswered.of(request, target)
             # What a program of the task's says of itself, its listener says on.
-            headers[PROCESS], headers[TRY] = process_of(call.call_id), str(call.number or next(_tries))
+            headers[PROCESS], headers[TRY] = process_of(call.call_id), str(call.number or _tries.next())
             if told := attempt.unanswered.named(mark, headers["idempotency-key"], call.unanswered):
                 headers[UNANSWERED] = told
         sent = Request(request.method, gateway.url + target, headers, request.body)

@@ -7,8 +7,10 @@ later, to either.
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -220,3 +222,49 @@ def test_at_the_same_moment_one_of_both_is_paid(pair: Pair) -> None:
             assert pair.call("charge")
             assert status.result(60) in (200, 503)
         assert pair.times("charge") == 1, turn
+
+
+@pytest.mark.parametrize("first", ["made", "500", "declined"])
+def test_what_another_process_makes_later_under_the_same_key_is_not_late(pair: Pair, first: str) -> None:
+    """It was forked before its parent made any call, and its own first one comes behind all of those."""
+    fork, key = multiprocessing.get_context("fork"), str(uuid.uuid5(uuid.NAMESPACE_URL, f"order-{first}"))
+    ours, theirs = fork.Pipe()
+    with pair.attempt():
+        order = {"customer": f"cus_late_{pair.whom}", "idempotency_key": key}
+
+        def again() -> None:
+            theirs.recv()
+            theirs.send(charge(**order).id)
+
+        child = fork.Process(target=again)
+        child.start()
+        for number in range(3):
+            charge(f"cus_other_{number}")
+        if first == "declined":
+            with pytest.raises(CardError):
+                charge(**order, card="pm_card_chargeDeclined")
+        elif first == "500":
+            pair.stripe.fault("status_after", status=500, match="POST /v1/payment_intents")
+            with pytest.raises(APIError):
+                charge(**order)
+        made = charge(**order).id if first == "made" else None
+        ours.send(None)
+        assert ours.poll(30)
+        assert ours.recv() in (made, charge(**order).id)
+        child.join(20)
+    assert (child.exitcode, pair.times("charge")) == (0, 1)
+
+
+def test_threads_that_make_a_call_under_one_key_all_have_its_answer(pair: Pair) -> None:
+    with pair.attempt(), ThreadPoolExecutor(8) as pool:
+        customer = f"cus_late_{pair.whom}"
+        for order in range(4):
+            key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{pair.whom}-{order}"))
+            begin = threading.Barrier(8)
+
+            def one(_: int, key: str = key, begin: threading.Barrier = begin) -> str:
+                begin.wait(10)
+                return charge(customer, idempotency_key=key).id
+
+            assert len(set(pool.map(one, range(8)))) == 1
+    assert pair.times("charge") == 4

@@ -8,7 +8,6 @@ as in `scheduler_patch/gateway`.
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -37,6 +36,7 @@ from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.protocol import OWN_KEY, EndRequest, ReserveReply, ReserveRequest, process_of
 from luigi_spendguard.protocol.rpcs import AttemptRequest
 from luigi_spendguard.proxy.attempts import Unanswered
+from luigi_spendguard.proxy.tries import Tries
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch import gateway
@@ -88,7 +88,7 @@ class Client:
         self.under_way, self.unanswered = CallsUnderWay(), Unanswered()
         self.under_way._shared = self.unanswered._shared = Shared()  # type: ignore[assignment]
         self.gathered: list[EndRequest] = []
-        self._tries = itertools.count(1)
+        self._tries = Tries(lambda: self.world.wall_ms() * 1_000_000)
         self._delivers = self._is_saying = False
 
     async def ask(self, method: str, *args: Any) -> Any:
@@ -185,7 +185,7 @@ class Client:
         request = replace(request, headers={**request.headers, "idempotency-key": own})
         mark = Unanswered.of(request, urlsplit(request.url).path)
         told = self.unanswered.named(mark, own)
-        process, number = process_of(call.call_id), next(self._tries)
+        process, number = process_of(call.call_id), self._tries.next()
         asked = ClientCall(VENDORS[vendor], request, told, process=process, number=number)
 
         def send() -> Awaitable[Reply]:
