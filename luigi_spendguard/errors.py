@@ -54,7 +54,10 @@ class LedgerUnreached(LedgerUnavailable):
 
 
 class LedgerFailed(LedgerUnavailable):
-    """The ledger has failed at one request, by an error of its own; at another it may not."""
+    """The ledger has failed at one request, by a mistake of ours; at another it may not."""
+
+    status = 500
+    code = "internal"
 
 
 class NotFound(LedgerError):

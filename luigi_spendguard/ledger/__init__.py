@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from luigi_spendguard.errors import LedgerUnavailable, LedgerUnreached, SpendguardError
+from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, LedgerUnreached, SpendguardError
 from luigi_spendguard.ledger.database import (
     LOCK_SECONDS,
     Database,
@@ -129,7 +129,7 @@ class Writer:
         try:
             done = self._written([operation for operation, _, _ in batch], names)
         except BaseException as error:  # Whatever it is, every caller must hear of it.
-            if not isinstance(error, SpendguardError):
+            if isinstance(error, LedgerFailed) or not isinstance(error, SpendguardError):
                 logger.exception("The ledger failed a transaction")
             self._away.learn(error)
             done = [(None, error)] * len(batch)
@@ -214,9 +214,10 @@ def _attempt_apart(db: Database, tx: Tx, operation: Operation) -> _Outcome:
 def _own_failure(db: Database, error: Exception) -> Exception:
     """Return why an operation alone has failed. Raises LedgerUnavailable: then all of its transaction has."""
     failure = db.translate(error)
-    if isinstance(failure, LedgerUnavailable):  # A full or locked disk: nothing is committed.
+    is_mistake = isinstance(failure, LedgerFailed)  # Of this operation alone.
+    if isinstance(failure, LedgerUnavailable) and not is_mistake:  # A full or locked disk.
         raise failure from error.__cause__ if failure is error else error
-    if not isinstance(failure, SpendguardError):
+    if is_mistake or not isinstance(failure, SpendguardError):
         logger.error("A ledger operation failed", exc_info=failure)
     return failure
 

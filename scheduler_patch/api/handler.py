@@ -15,7 +15,7 @@ from tornado.web import HTTPError
 
 from luigi_spendguard import redaction, strict_json
 from luigi_spendguard.config import ConfigError
-from luigi_spendguard.errors import LedgerError, SpendDenied
+from luigi_spendguard.errors import LedgerError, LedgerFailed, SpendDenied
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol.messages import BadMessage, Message
@@ -135,7 +135,7 @@ class ApiHandler(Bounded):
             self._error(error.denial_status, error.reason, error.message, **facts)
         elif isinstance(error, LedgerError):
             if error.status >= 500:
-                logger.error("%s", error)
+                logger.error("%s", error, exc_info=error if isinstance(error, LedgerFailed) else None)
             self._error(error.status, error.code, str(error))
         elif isinstance(error, (BadMessage, BadAmount, ConfigError)):
             self._error(400, "bad_request", str(error))

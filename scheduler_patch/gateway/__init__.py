@@ -18,6 +18,7 @@ from luigi_spendguard import backoff
 from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import (
     LedgerError,
+    LedgerFailed,
     LedgerUnavailable,
     OutcomeUnknown,
     SpendDenied,
@@ -177,6 +178,8 @@ class Gateway:
         try:
             ended = await self.service.check_key(key)
         except LedgerUnavailable as error:
+            if isinstance(error, LedgerFailed):
+                logger.exception("A vault key could not be looked up")
             raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
         if ended is None:
             return

@@ -20,7 +20,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import LedgerUnavailable, LedgerUnreached
+from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, LedgerUnreached
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger import Ledger, claims, following, history, replays, settlement, snapshot
 from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
@@ -340,7 +340,7 @@ class Books:
                 self.known_keys.forget_all()
             await self.refresh()
         except LedgerUnavailable as error:
-            logger.error("%s", error)
+            logger.error("%s", error, exc_info=error if isinstance(error, LedgerFailed) else None)
 
     async def listen(self) -> None:
         """Hear from now on at once of what other processes have changed, where the ledger is at a server."""

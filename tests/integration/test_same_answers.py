@@ -15,10 +15,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
+import stripe
 import urllib3
 
 from luigi_spendguard import cli
-from luigi_spendguard.errors import LedgerError
+from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.ledger import (
     actions,
     audit,
@@ -45,6 +46,7 @@ from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors.model import FollowedUp
 from scheduler_patch.api import ROUTES
 from scheduler_patch.api.openapi import document
+from tests.support.attempts import Pretender
 from tests.support.books import Books
 from tests.support.ledger_formats import USD, Maker
 from tests.support.postgres import PostgresServer, database_url
@@ -52,6 +54,10 @@ from tests.support.site import Site
 from tests.support.vendors import FakeStripe
 
 ADMIN = "admin-token-of-both-sites"
+CHARGE: dict[str, Any] = {
+    **{"amount": 100, "currency": "usd", "customer": "cus_1"},
+    **{"payment_method": "pm_card_visa", "confirm": True},
+}
 PAST, FUTURE = "2020-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
 LATER = 4_000_000_000_000
 #: What each parameter of a route is asked with, where its description does not list all that it may be.
@@ -133,12 +139,12 @@ def sites(
     books: Path, server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Site, Site]]:
     """A luigid for each engine."""
-    stripe = FakeStripe(tmp_path_factory.mktemp("vendor"))
+    vendor = FakeStripe(tmp_path_factory.mktemp("vendor"))
     path, there = copied(books, server, tmp_path_factory.mktemp("places"))
     made = [
         Site(
             tmp_path_factory.mktemp(name),
-            stripe=stripe,
+            stripe=vendor,
             spendguard={"ledger_url": url, "admin_token": ADMIN, "daily_cap_usd": 500},
             spendguard_stripe={"run_cap_usd": 80},
             spendguard_family_caps={"Charge": 60},
@@ -148,7 +154,7 @@ def sites(
     yield made[0], made[1]
     for site in made:
         site.end()
-    stripe.process.end()
+    vendor.process.end()
 
 
 def asked(site: Site) -> Iterator[tuple[str, str, Any]]:
@@ -313,3 +319,28 @@ def test_every_function_that_reads_returns_the_same(
             if shown[0] != shown[1]:
                 different.append((function.__name__, each, *shown))
     assert [one[:2] for one in different] == [], different[:3]
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["file", "server"])
+def test_a_mistake_of_ours_is_no_outage_and_lets_no_call_pass(sites: tuple[Site, Site], place: int) -> None:
+    site = sites[place]
+    log, sending = site.folder / "luigid.log", Pretender(site, f"mistaken-{place}")
+    with sending.attempt():
+        with site.books(writes=True) as tx:
+            tx.run("ALTER TABLE call RENAME COLUMN vendor TO taken_away")
+        try:
+            status, said, _ = answer(site, "GET", "/runs/run/spending", None)
+            assert (status, said["error"]) == (500, "internal"), said
+            assert "a mistake of ours" in said["message"]
+            assert "ledger/overview.py" in log.read_text(), "a traceback"
+            with pytest.raises(SpendDenied) as denied:
+                stripe.PaymentIntent.create(**CHARGE)
+            assert denied.value.reason == "ledger_unavailable"
+            assert answer(site, "GET", "/day", None)[0] == 200
+        finally:
+            with site.books(writes=True) as tx:
+                tx.run("ALTER TABLE call RENAME COLUMN taken_away TO vendor")
+        assert site.stripe.moved() == 0
+        stripe.PaymentIntent.create(**CHARGE)
+        assert site.stripe.moved() == 100
+    site.stripe.forget()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from luigi_spendguard import backoff
-from luigi_spendguard.errors import LedgerUnavailable, LedgerUnreached
+from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, LedgerUnreached
 from luigi_spendguard.ledger.database.late import LateChanges
 
 R = TypeVar("R")
@@ -73,6 +73,14 @@ def insertion(table: str, *columns: str) -> str:
 
 class Interrupted(LedgerUnavailable):
     """A transaction has ended before anything of it was decided, and may be done again at once."""
+
+
+def mistaken(error: Exception) -> LedgerFailed:
+    """Return what is said of a statement that the database cannot do: it is wrong, and nothing is away."""
+    line = str(error).strip().partition("\n")[0]
+    failed = LedgerFailed(f"the ledger has failed at this, by a mistake of ours (the log has more): {line}")
+    failed.__cause__ = error
+    return failed
 
 
 class NotConnected(Interrupted):
@@ -283,7 +291,9 @@ class Database(ABC):
 
     @abstractmethod
     def translate(self, error: Exception) -> Exception:
-        """Return an error of the engine as LedgerUnavailable or Interrupted; a constraint's as it is."""
+        """Return an error of the engine as LedgerUnavailable, Interrupted or LedgerFailed; a constraint's
+        as it is.
+        """
 
     @abstractmethod
     def prepare(self) -> None:

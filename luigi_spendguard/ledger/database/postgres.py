@@ -30,7 +30,15 @@ from psycopg.conninfo import conninfo_to_dict
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, LedgerUnreached
 from luigi_spendguard.ledger import database
-from luigi_spendguard.ledger.database import Database, Interrupted, Names, NotConnected, NotShared, Tx
+from luigi_spendguard.ledger.database import (
+    Database,
+    Interrupted,
+    Names,
+    NotConnected,
+    NotShared,
+    Tx,
+    mistaken,
+)
 from luigi_spendguard.ledger.database.dialect import SPOKEN_NOW, adapt
 from luigi_spendguard.ledger.database.patience import StandsStill, at_most, cut
 from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, ServerTx, Unsettled
@@ -279,6 +287,8 @@ class LedgerServer(Database):
             return LedgerUnreached(
                 str(error) if isinstance(error, StandsStill) else unreached(_line(error), STANDS_STILL)
             )
+        if isinstance(error, psycopg.ProgrammingError) and not isinstance(error, _OPERATORS):
+            return mistaken(error)
         known = (advice for kind, advice in _ADVICE.items() if isinstance(error, kind))
         text = f"the ledger cannot be used now: {next(known, _line(error))}"
         connection = self._connection
@@ -359,6 +369,13 @@ _NUMBERED_HERE = _NUMBERED_NOW % {b"writer": b"$1", b"number": b"$2"}
 _FORGET_WRITERS = f"DELETE FROM writer WHERE at < {SPOKEN_NOW} - 86400000".encode()
 #: What an operation has said is nothing that a database takes (NUL, half a surrogate pair), or is too long.
 _NEVER = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, UnicodeEncodeError)
+#: A statement is refused that is right: tables, or leave to use them, were taken away.
+_OPERATORS = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.InvalidCatalogName,
+)
 #: A server that is there, but says nothing.
 _STILL = (StandsStill, psycopg.errors.ConnectionTimeout)
 #: Ends a transaction of which nothing was decided.

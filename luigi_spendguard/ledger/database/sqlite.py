@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import sys
 import time
@@ -20,7 +21,7 @@ import peewee
 
 from luigi_spendguard.errors import Conflict, LedgerUnavailable
 from luigi_spendguard.ledger import database, forking
-from luigi_spendguard.ledger.database import DAY_S, Database, Names, Tx, insertion
+from luigi_spendguard.ledger.database import DAY_S, Database, Names, Tx, insertion, mistaken
 
 #: Seconds for which SQLite itself tries to begin, by and by less often, before a fork gets its turn.
 _TRY_S = 0.2
@@ -295,8 +296,17 @@ _ADVICE: Sequence[tuple[str, str]] = (
 _NEVER = (sqlite3.DataError, peewee.DataError, UnicodeEncodeError, OverflowError)
 
 
+#: What SQLite says of a statement that it cannot do; Python 3.10 has no code for it.
+_MISTAKES = re.compile(
+    "no such (?:column|function)|no column named|syntax error|incomplete input|ambiguous column"
+    "|wrong number of arguments|misuse of|number of bindings"
+)
+
+
 def translate(error: Exception) -> Exception:
-    """Return an error of the engine as LedgerUnavailable with advice; any other (a constraint's) as it is."""
+    """Return an error of the engine as LedgerUnavailable with advice, or LedgerFailed; any other (a
+    constraint's) as it is.
+    """
     if isinstance(error, _NEVER):  # At whichever try: nothing else waits for it.
         return Conflict(f"the ledger's database does not take what was said: {error}")
     if not isinstance(error, (peewee.DatabaseError, sqlite3.Error)):
@@ -304,6 +314,8 @@ def translate(error: Exception) -> Exception:
     if isinstance(error, (peewee.IntegrityError, sqlite3.IntegrityError)):
         return error
     text = str(error)
+    if _MISTAKES.search(text):
+        return mistaken(error)
     advice = next((advice for word, advice in _ADVICE if word in text), text)
     return LedgerUnavailable(f"the ledger cannot be used now: {advice}")
 
