@@ -50,8 +50,8 @@ from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService, spooled
 from scheduler_patch.service.blocked import explain_blocked
 from scheduler_patch.service.ledger import SWEEP_S
-from scheduler_patch.service.mode import say_mode
 from scheduler_patch.service.news import LOOK_S, News
+from scheduler_patch.service.remarks import say_mode
 
 logger = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import HEAR_S, SWEEP_S
-from scheduler_patch.service.mode import say_mode
 from scheduler_patch.service.news import LOOK_S, News
+from scheduler_patch.service.remarks import say_mode, say_problems
 from scheduler_patch.service.spooled import take_over
 from scheduler_patch.signals import drain_on_signals, drain_with_luigid, on_hangup
 
@@ -114,6 +114,7 @@ def app(scheduler: Any) -> Any:
         )
     _say_unset(settings)
     say_mode(settings)
+    say_problems(settings)
     _begin(service, gateway, news, drain_with_luigid)
     return application
 
@@ -169,6 +170,7 @@ def serve_gateway(settings: config.Settings, address: str, port: int) -> None:
         )
     _say_unset(settings)
     say_mode(settings)
+    say_problems(settings)
     gateway = Gateway(service)
     ours = [route for route in routes(service) if route[0] in _ROUTES]
     application = Application([*relay_routes(gateway), *ours], default_handler_class=Nowhere)

@@ -23,7 +23,7 @@ from luigi_spendguard.settings.files import PREFIX
 from luigi_spendguard.settings.given import changes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.service import LedgerService
-from scheduler_patch.service.mode import say_mode
+from scheduler_patch.service.remarks import say_mode, say_problems
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,7 @@ async def reload(service: LedgerService) -> bool:
         logger.error("luigi.cfg is reloaded, but budgets keep their caps until the next start: %s", error)
     logger.info("luigi.cfg was reloaded: %s", "; ".join(changed) or "nothing has changed")
     say_mode(settings, before)
+    say_problems(settings)
     return True
 
 

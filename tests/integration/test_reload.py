@@ -231,6 +231,17 @@ def test_also_where_they_do_not_hold_from_the_start(tmp_path: Path) -> None:
         assert out.count("WARNING: [spendguard] mode = shadow: NO CAP IS ENFORCED") == 1
 
 
+def test_what_is_misspelt_is_named_though_the_secret_is_the_workers(tmp_path: Path) -> None:
+    wrong = {"prices": "payment_linkz.create: 5", "allowed_endpoints": "payment_intent.create"}
+    with Site(tmp_path / "site", spendguard_stripe=wrong) as site:
+        assert site.luigid is not None
+        said = site.luigid.text()
+        assert "WARNING: [spendguard_stripe] prices gives a fixed price to payment_linkz.create" in said
+        assert "WARNING: [spendguard_stripe] allowed_endpoints: 'payment_intent.create' is no ope" in said
+        site.configure(spendguard_stripe={"allowed_endpoints": "payment_intents.create"})
+        assert "'payment_intent.create'" not in hang_up(site, "a fixed price to payment_linkz.create")
+
+
 def test_a_token_may_move_to_a_file(served: Site) -> None:
     served.configure(spendguard={"admin_token": None, "admin_token_file": token_file(served, ADMIN_SECOND)})
     hang_up(served)

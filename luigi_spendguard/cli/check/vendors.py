@@ -42,7 +42,7 @@ def vendors(settings: Settings, there: InForce, *, gateway_works: bool) -> Itera
     ]
     for name in used:
         denied = None if gateway_works or name not in served else _DENIED
-        for one in _vendor(settings, there, name):
+        for one in [*_vendor(settings, there, name), *_wrong(settings, there, name)]:
             yield one if one.detail else one.unless([denied])
     if unused := [name for name in VENDORS if name not in used]:
         yield _unused(unused, none=not used, told=bool(there.by))
@@ -90,9 +90,16 @@ def _vendor(settings: Settings, there: InForce, name: str) -> Iterator[Finding]:
     text += f"; cap {format_usd(parse_usd(cap))} inside any run" if cap is not None else ""
     text += f"; {counted(len(told['prices']), 'price')} of its own (--verbose)" if told["prices"] else ""
     yield Finding(name, text)
-    # The section here, too: it may be luigid's, changed and not in force yet.
+    for price in told["prices"]:
+        yield Finding(f"at {name}", price, detail=True)
+
+
+def _wrong(settings: Settings, there: InForce, name: str) -> Iterator[Finding]:
+    """Yield what is wrong with a vendor's section: with that of who has its secret, and with the one here.
+
+    That may be luigid's, changed and not in force yet, or that of workers, read where the secret is not.
+    """
+    told = (there.gateways or {}).get(name) or in_force.of_worker(settings, name)[0]
     section = vendor_in_force(settings.vendor(name))
     for problem in dict.fromkeys([*told["problems"], *section["problems"]]):
         yield Finding(name, problem, Grade.MISSING)
-    for price in told["prices"]:
-        yield Finding(f"at {name}", price, detail=True)

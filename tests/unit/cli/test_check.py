@@ -271,6 +271,21 @@ def test_a_vendor_that_fails_keeps_nobody_from_hearing_of_the_others(
     assert any(line.startswith("stripe: secret from luigi.cfg") for line in said)
 
 
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_section_without_its_secret_says_what_is_misspelt_in_it(
+    tmp_path: Path, reached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in VENDORS["resend"].secret_variables:
+        monkeypatch.delenv(variable, raising=False)
+    wrong = VendorSettings("resend", prices={"domain.create": Micros(1)}, allowed_endpoints=("emails.sent",))
+    luigid = Luigid(tmp_path, caps=Caps(default=Micros(1))) if reached else Unreachable()
+    for more in ({}, {"gateway_url": "http://127.0.0.1:9"}):
+        found = findings(Settings(tmp_path / "books.db", vendors={"resend": wrong}, **more), luigid)
+        said = [one.text for one in found if one.subject == "resend" and one.grade is Grade.MISSING]
+        assert any("did you mean domains.create" in text for text in said)
+        assert any("allowed_endpoints: 'emails.sent' is no operation" in text for text in said)
+
+
 # The ledger, and who else has it.
 
 

@@ -1,10 +1,10 @@
-"""`say_mode`: whether caps hold is said loudly, for a luigi.cfg of the trial may have stayed."""
+"""What is said loudly of a luigi.cfg that is read: no cap is enforced, a price is misspelt."""
 
 from __future__ import annotations
 
 import logging
 
-from luigi_spendguard.config import Settings
+from luigi_spendguard.config import Settings, vendor_in_force
 
 logger = logging.getLogger(__name__)
 
@@ -18,3 +18,10 @@ def say_mode(settings: Settings, before: Settings | None = None) -> None:
         )
     elif before is not None and before.caps.shadow:
         logger.info("[spendguard] mode = enforce: caps are enforced again, from now on")
+
+
+def say_problems(settings: Settings) -> None:
+    """Say what is wrong with the vendors' sections, whoever has their secrets: one file may be for all."""
+    for vendor in settings.vendors:
+        for problem in vendor_in_force(settings.vendor(vendor))["problems"]:
+            logger.warning("%s", problem)
