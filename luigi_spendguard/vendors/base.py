@@ -206,21 +206,23 @@ class Vendor(ABC):
         """Return what this vendor's tables know, to tell what is misspelt; None: they cannot tell."""
         return None
 
-    def lacks(self, named: str) -> str:
+    def lacks(self, named: str, unpriced: frozenset[str] = frozenset()) -> str:
         """Return why an operation or endpoint that an allowlist or a key names is none of this vendor's, with
         the nearest ones; "" for one that is known, only reads, or cannot be told.
+
+        `unpriced`: operations that are said to take no fixed price, where one of them is the nearest.
         """
         known = self.known()
-        return "" if known is None else known.lacks(named, self.reading)
+        return "" if known is None else known.lacks(named, self.reading, unpriced)
 
     def problems(self, settings: VendorSettings) -> Iterator[str]:
         """Yield what is wrong with this vendor's section: calls are denied until it is mended."""
         wrong = self.check(settings)
         if wrong:
             yield wrong
-        for key in ("allowed_endpoints", "prices"):
+        for key, unpriced in (("allowed_endpoints", frozenset[str]()), ("prices", self.ruled)):
             for named in getattr(settings, key):
-                if (why := self.lacks(named)) and named not in wrong:
+                if (why := self.lacks(named, unpriced)) and named not in wrong:
                     yield f"[spendguard_{self.name}] {key}: {why}"
 
     def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:

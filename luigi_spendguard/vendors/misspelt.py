@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -29,16 +29,16 @@ class Known(NamedTuple):
     operations: Mapping[str, tuple[str, ...]]
     spellings: Mapping[str, tuple[str, ...]] = {}
 
-    def lacks(self, named: str, reading: tuple[str, ...]) -> str:
+    def lacks(self, named: str, reading: tuple[str, ...], unpriced: Collection[str] = ()) -> str:
         """Return that an entry of an allowlist, or of prices, is none of these, with the nearest; "" for one
         that is, or may be: a GET, or an operation whose last word is in `reading`, only reads, and is in no
-        table.
+        table. `unpriced`: see `nearest`.
         """
         method, blank, _ = named.partition(" ")
         if not blank:
             if named in self.operations or named.rpartition(".")[2] in reading:
                 return ""
-            return self._none("operation", named, self.operations)
+            return self._none("operation", named, self.operations, unpriced)
         lines = [
             line for lines in self.operations.values() for line in lines if line.startswith(f"{method} ")
         ]
@@ -48,13 +48,18 @@ class Known(NamedTuple):
             return ""
         return self._none("endpoint", named, lines)
 
-    def _none(self, what: str, named: str, known: Iterable[str]) -> str:
-        return f"{named[:100]!r} is no {what} of {self.vendor}'s that is known" + nearest(named, known)
+    def _none(self, what: str, named: str, known: Iterable[str], unpriced: Collection[str] = ()) -> str:
+        why = f"{named[:100]!r} is no {what} of {self.vendor}'s that is known"
+        return why + nearest(named, known, unpriced)
 
 
-def nearest(named: str, known: Iterable[str]) -> str:
-    """Return which of what is known may have been meant, as the end of a sentence; "" where none may."""
+def nearest(named: str, known: Iterable[str], unpriced: Collection[str] = ()) -> str:
+    """Return which of what is known may have been meant, as the end of a sentence; "" where none may.
+
+    `unpriced`: operations that whoever names one in `prices` is told to take no price there.
+    """
     near = difflib.get_close_matches(named, list(known), n=_MOST, cutoff=_ALIKE)
+    near = [f"{one} (which takes no fixed price)" if one in unpriced else one for one in near]
     there = " or ".join(filter(None, [", ".join(near[:-1]), *near[-1:]]))
     return f": did you mean {there}?" if near else ""
 

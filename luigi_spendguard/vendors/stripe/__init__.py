@@ -94,6 +94,8 @@ class Stripe(Vendor):
         ),
     )
 
+    ruled = frozenset(RULE_OF) - PRICEABLE
+
     def known(self) -> Known:
         return Known(self.name, named_lines())
 
@@ -104,7 +106,7 @@ class Stripe(Vendor):
         where = f"[spendguard_stripe] prices gives a fixed price to {wrong}"
         if wrong in RULE_OF:
             return f"{where}, which names its own amount: remove it"
-        return f"{where}, which is no operation" + (nearest(wrong, sorted(PRICEABLE)) or ": remove it")
+        return f"{where}, which is no operation" + (nearest(wrong, RULE_OF, self.ruled) or ": remove it")
 
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]

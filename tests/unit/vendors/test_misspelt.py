@@ -137,3 +137,17 @@ def test_a_fixed_price_of_what_is_misspelt_names_the_nearest() -> None:
     settings = VendorSettings("stripe", prices={"payment_linkz.create": Micros(1)})
     said = next(VENDORS["stripe"].problems(settings))
     assert "to payment_linkz.create, which is no operation: did you mean payment_links.create" in said
+
+
+@pytest.mark.parametrize(
+    ("vendor", "named", "meant"),
+    [
+        ("stripe", "payment_intent.create", "payment_intents.create"),
+        ("twilio", "message.create", "messages.create"),
+        ("resend", "email.send", "emails.send"),
+    ],
+)
+def test_the_nearest_is_named_also_where_it_takes_no_fixed_price(vendor: str, named: str, meant: str) -> None:
+    said = next(VENDORS[vendor].problems(VendorSettings(vendor, prices={named: Micros(1)})))
+    assert f": did you mean {meant} (which takes no fixed price)" in said
+    assert "takes no" not in VENDORS[vendor].lacks(named)  # An allowlist may name it.
