@@ -330,7 +330,8 @@ def _check_sections(sections: Sections) -> None:
         if name not in known:
             first = next(iter(content.values()), None)
             file = f"{first.file}: " if first else ""
-            raise ConfigError(f"{file}[{name}] is no section of luigi_spendguard{_nearest(name, known)}")
+            meant = _section_meant(name, known)
+            raise ConfigError(f"{file}[{name}] is no section of luigi_spendguard{meant}")
         if name in _TABLES:
             continue
         for key, raw in content.items():
@@ -342,6 +343,23 @@ def _check_sections(sections: Sections) -> None:
                     )
                 keys = {k for section, k in _BY_KEY if section == name}
                 raise raw.error(f"there is no such setting{_nearest(key, keys)}")
+
+
+def _section_meant(name: str, known: set[str]) -> str:
+    """Return which section may have been meant, or that no such vendor is known here."""
+    begin, _, own = name.partition("_")
+    if begin != PREFIX or not own:
+        return _nearest(name, known)
+    owns = {one.removeprefix(f"{PREFIX}_") for one in known - {PREFIX}}
+    if near := difflib.get_close_matches(own.lower(), sorted(owns), n=1):
+        return f": did you mean {PREFIX}_{near[0]}?"
+    *others, last = sorted(VENDORS)
+    there = f"{', '.join(others)} and {last}" if others else last
+    more = ", ".join(f"[{PREFIX}_{one}]" for one in sorted(owns - set(VENDORS)))
+    return (
+        f": no vendor {own} is known here, only {there}; the package that adds it may be missing here (where "
+        f"no vendor is meant, there are {more})"
+    )
 
 
 def _nearest(name: str, known: set[str]) -> str:

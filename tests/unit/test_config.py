@@ -143,7 +143,16 @@ def test_fixed_prices_are_read_in_every_form(tmp_path: Path, name: str, text: st
         ("[spendguard]\nDefault_Cap_USD = 5\n", "did you mean default_cap_usd?"),
         ("[spendguard]\nbudget_everything = 5\n", "there is no such setting"),
         ("[spendguard_strip]\nsecret = x\n", "did you mean spendguard_stripe?"),
-        ("[spendguard_acme]\nsecret = x\n", "[spendguard_acme] is no section of luigi_spendguard"),
+        (
+            "[spendguard_paypal]\nsecret = x\n",
+            "[spendguard_paypal] is no section of luigi_spendguard: no vendor paypal is known here, only "
+            "resend, stripe and twilio; the package that adds it may be missing here",
+        ),
+        (
+            "[spendguard_strip]\nsecret = x\n",
+            "no section of luigi_spendguard: did you mean spendguard_stripe?",
+        ),
+        ("[spendguard_cap]\nA = 1\n", "no section of luigi_spendguard: did you mean spendguard_caps?"),
         ("[Spendguard]\ndefault_cap_usd = 5\n", "did you mean spendguard?"),
         ("[spendguard]\ndefault_cap_usd = -5\n", "[spendguard] default_cap_usd: '-5' is no amount"),
         ("[spendguard]\ndefault_cap_usd = NaN\n", "is no amount"),
