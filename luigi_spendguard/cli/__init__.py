@@ -1,7 +1,7 @@
 """`spendguard`: the group of its commands, and what they end with.
 
 Exit codes: 0 done, 1 refused (or `check` found something missing), 2 bad usage or configuration,
-3 luigid-spendguard, or the ledger's server, cannot be reached, 4 not allowed, 130 ended by Ctrl-C.
+3 luigid-spendguard, or the ledger, cannot be reached or asked now, 4 not allowed, 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from luigi_spendguard.redaction import Secret
 
 #: Seconds until a luigid that does not answer is given up; a revoke waits for grants of 2 s.
 TIMEOUT_S = 30.0
+#: What is answered while nobody can be asked: that says nothing of what was asked for.
+_NOT_NOW = (502, 503, 504)
 #: Seconds to connect in, TLS included.
 CONNECT_S = 5.0
 
@@ -28,7 +30,7 @@ class OperatorError(SpendguardError):
     """A command was not carried out.
 
     Attributes:
-        exit_code: 1 refused, 3 unreachable, 4 not allowed.
+        exit_code: 1 refused, 3 cannot be reached or asked now, 4 not allowed.
         code: the error's code, where luigid has answered with one.
 
     """
@@ -137,7 +139,8 @@ class Operator:
             if reply.status in (401, 403):
                 raise OperatorError(f"{message} ({self.token.said})", 4, code)
             versions = UPGRADE if code == "method_not_allowed" else other_version(message)
-            raise OperatorError(f"{message} ({versions})" if versions else message, code=code)
+            exit_code = 3 if reply.status in _NOT_NOW else 1
+            raise OperatorError(f"{message} ({versions})" if versions else message, exit_code, code)
         raise OperatorError(self._stranger(reply), 3)
 
     def _stranger(self, reply: Any) -> str:

@@ -89,6 +89,9 @@ def test_who_asks_while_it_stands_still_hears_why_and_is_served_when_it_is_back(
             status, answer = site.call("DELETE", "/runs/r", token=ADMIN)
             assert (status, answer["error"]) == (503, "ledger_unavailable")
             assert AWAY in answer["message"]
+            for command in (["runs"], ["run", "r"], ["top-up", "r", "1"], ["revoke", "r"], ["keys"]):
+                code, out, err = site.cli(*command)
+                assert (code, out, AWAY in err) == (3, "", True), (command, code, out, err)
         wait_until(lambda: not refusal(opens)[0], 10, "that work goes on")
         charge()
         assert site.stripe.moved() == 100

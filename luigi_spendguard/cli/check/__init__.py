@@ -102,7 +102,7 @@ def _scheduler(operator: Operator) -> Generator[Finding, None, tuple[bool, bool]
         runs = operator.get("/runs")
     except OperatorError as error:
         yield Finding("scheduler", str(error), Grade.MISSING)
-        return False, error.exit_code != 3
+        return False, error.exit_code != 3 or bool(error.code)
     yield Finding("scheduler", f"luigid-spendguard answers at {operator.url} ({counted(len(runs), 'run')})")
     return True, False
 
