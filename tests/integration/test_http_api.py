@@ -151,6 +151,11 @@ class TestOriginsAndMethods:
             assert "access-control-allow-origin" not in reply.headers
         assert books(guarded) == before
 
+    def test_what_it_reads_a_browser_keeps_from_it(self, guarded: Site) -> None:
+        reply = send(guarded, "GET", "/runs", None, ADMIN, Origin="http://evil.example")
+        assert reply.status == 200
+        assert not any(name.lower().startswith("access-control-") for name in reply.headers)
+
     def test_luigis_own_page_may(self, guarded: Site) -> None:
         assert Case(guarded).top_up({"usd": "5"}, Origin=guarded.url).json["cap_usd"] == "105.00"
 
