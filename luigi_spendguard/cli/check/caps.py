@@ -55,7 +55,10 @@ def roots(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]
     limit = caps.limit if caps.limit is not None else caps.default
     rest = [family for family in tasks.roots() if family not in caps.families]
     among = f" ({', '.join(rest)})" if rest else ""
-    if note and not caps.families:
+    if note and caps.shadow:
+        text = f"cap $0.00{among}: default_cap_usd is not set, and a run that is opened so keeps that cap"
+        yield Finding("other roots" if caps.families else "roots", text, Grade.LOOK)
+    elif note and not caps.families:
         where = "set default_cap_usd in [spendguard] of luigid's luigi.cfg"
         if there.by:
             text = f"no cap is set, so every paid call is denied: {where}"

@@ -271,6 +271,16 @@ def test_a_vendor_that_fails_keeps_nobody_from_hearing_of_the_others(
     assert any(line.startswith("stripe: secret from luigi.cfg") for line in said)
 
 
+@pytest.mark.parametrize("families", [{}, {"Bill": Micros(2)}])
+def test_in_shadow_mode_a_cap_that_is_missing_denies_nothing_yet(
+    tmp_path: Path, families: dict[str, Micros]
+) -> None:
+    luigid = Luigid(tmp_path, caps=Caps(families=families, shadow=True))
+    [line] = [one for one in findings(Settings(tmp_path / "books.db"), luigid) if "roots" in one.subject]
+    assert line.grade is Grade.LOOK
+    assert line.text.startswith("cap $0.00: default_cap_usd is not set, and a run that is opened so keeps")
+
+
 @pytest.mark.parametrize("reached", [True, False])
 def test_a_section_without_its_secret_says_what_is_misspelt_in_it(
     tmp_path: Path, reached: bool, monkeypatch: pytest.MonkeyPatch

@@ -121,6 +121,18 @@ class TestRuns:
         run = books.read(runs.run_row, row["id"])
         assert (run["run_id"], run["cap_micros"]) == (row["id"], 7)
 
+    def test_without_a_cap_one_is_issued_in_shadow_mode_for_a_run_at_0(self, books: Books) -> None:
+        books.caps = Caps(families={"Billing": Micros(3000)}, shadow=True)
+        row, key = issue(books, label="luigi/other", daily_cap=Micros(50))
+        assert "had no cap for it" in row["note"]
+        assert reserve(books, key, ask(60)).verdict == "allowed"
+        books.caps = Caps(families={"Billing": Micros(3000)})
+        assert reserve(books, key, ask(60)).reason == "cap"
+        run = books.read(runs.run_row, "other")
+        assert run["cap_micros"] - run["shadow_micros"] == 0
+        with pytest.raises(Conflict, match="no key was issued"):
+            issue(books, label="luigi/another")
+
     @pytest.mark.parametrize(
         ("terms", "cap"),
         [
