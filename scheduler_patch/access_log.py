@@ -17,7 +17,7 @@ from tornado.web import Application, RequestHandler, StaticFileHandler
 
 from luigi_spendguard.protocol import ACTIONS, CALL_STATES, RUN_STATUSES, VERDICTS
 from luigi_spendguard.vendors.registry import VENDORS
-from scheduler_patch.api.handler import ApiHandler
+from scheduler_patch.api.handler import ApiHandler, Lost
 from scheduler_patch.gateway.handler import Relay
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ def write(handler: RequestHandler) -> None:
     """Write one line, as tornado does."""
     status = handler.get_status()
     level = logging.INFO if status < 400 else logging.WARNING if status < 500 else logging.ERROR
+    if status == 404 and isinstance(handler, ApiHandler) and not isinstance(handler, Lost):
+        level = logging.INFO  # Of a name, such as the beginning of a run's id: who asked has heard it.
     request = handler.request
     if level == logging.INFO and request.path in _HEALTH:
         level = logging.DEBUG

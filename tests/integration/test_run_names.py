@@ -53,6 +53,8 @@ def opened(site: Site, ending: str = "") -> str:
     ids=lambda args: args[0],
 )
 def test_a_beginning_and_the_last_one_are_taken_by_every_command(named: Site, args: tuple[str, ...]) -> None:
+    assert named.luigid is not None
+    before = len(named.luigid.text())
     for name_of in (lambda run_id: run_id[:8], lambda run_id: "@last"):
         run_id = opened(named)
         name = name_of(run_id)
@@ -65,6 +67,8 @@ def test_a_beginning_and_the_last_one_are_taken_by_every_command(named: Site, ar
             assert out == expected
         else:
             assert out == f"{run_id} has a cap of $105.00; $105.00 remains.\n"
+    if args[0] != "approve":  # Of what nobody asked for somebody should hear.
+        assert "WARNING" not in named.luigid.text()[before:]
     assert named.run(run_id)["state"] == ("revoked" if args[0] == "revoke" else "active")
 
 
