@@ -54,8 +54,13 @@ _REMEDIES = (
     (r"too many (connections|clients)|connection slots", "raise its max_connections, or end others", False),
     (r"SSL|certificate", "mend sslmode and sslrootcert in its URL, or the server's certificate", False),
     (
-        r"refused|No such file|timeout expired|timed out|unreachable|No route|starting up|shutting down"
-        r"|not yet accepting",
+        r"starting up|recovery mode|not yet accepting",
+        "wait: the server is being started, and recovers; its log says how far it is",
+        False,
+    ),
+    (r"shutting down", "start the server when it is down", False),
+    (
+        r"refused|No such file|timeout expired|timed out|unreachable|No route",
         "start the server, or mend host and port in its URL",
         False,
     ),

@@ -16,7 +16,11 @@ from luigi_spendguard.ledger.database.unreached import remedy
         ('FATAL:  permission denied for database "shut"', "GRANT CONNECT", True),
         ("FATAL:  sorry, too many clients already", "max_connections", False),
         ("SSL error: certificate verify failed", "sslrootcert", False),
-        ("FATAL:  the database system is starting up", "start the server", False),
+        ("connection to server failed: Connection refused", "start the server", False),
+        ("FATAL:  the database system is starting up", "wait: the server is being started", False),
+        ("FATAL:  the database system is in recovery mode", "wait: the server is being started", False),
+        ("FATAL:  the database system is not yet accepting connections", "wait: the server is being", False),
+        ("FATAL:  the database system is shutting down", "start the server when it is down", False),
         ("something that nobody has seen", "look at host, port, user and database", False),
     ],
 )
