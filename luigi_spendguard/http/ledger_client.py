@@ -399,8 +399,8 @@ class HttpLedgerClient(LedgerClient):
             left = limit - time.monotonic()
             try:
                 exchange = Exchange(f"/api/{rpc.name}", headers, data, limit)
-                status, body = self._connections.post(exchange, max(0.1, min(2.0, left)))
-                return read_answer(rpc, f"the scheduler at {self.url}", status, body)
+                answer = self._connections.post(exchange, max(0.1, min(2.0, left)))
+                return read_answer(rpc, f"the scheduler at {self.url}", *answer)
             except OSError as error:
                 wait_s, reason = next(waits), Unreached.of(error)
                 if reason.lasts or time.monotonic() + wait_s > limit:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from luigi_spendguard.errors import bare
 from luigi_spendguard.http.addresses import Destination, SchedulerAddress, destination, tls_context
+from luigi_spendguard.protocol import ANSWERED
 
 #: Seconds after which a connection is not used again: what stands between forgets one sooner or later.
 _FRESH_S = 30.0
@@ -37,6 +38,14 @@ class Exchange(NamedTuple):
     by: float
 
 
+class Answer(NamedTuple):
+    """A reply; `is_luigids`: luigid has given it, not what stands before it."""
+
+    status: int
+    body: bytes
+    is_luigids: bool
+
+
 class RpcConnections:
     """Connections to one luigid, for any thread of this process."""
 
@@ -49,8 +58,8 @@ class RpcConnections:
         """Close those that nobody uses."""
         _close(self._idle)
 
-    def post(self, exchange: Exchange, connect_s: float) -> tuple[int, bytes]:
-        """Send a request that may be sent again; return the reply's status and body.
+    def post(self, exchange: Exchange, connect_s: float) -> Answer:
+        """Send a request that may be sent again; return the reply.
 
         Raises OSError, without frames that have the request's bytes, and so a token.
         """
@@ -67,7 +76,7 @@ class RpcConnections:
             raised = _shown(error)
         raise raised
 
-    def _exchanged(self, connection: HTTPConnection, to: Destination, asked: Exchange) -> tuple[int, bytes]:
+    def _exchanged(self, connection: HTTPConnection, to: Destination, asked: Exchange) -> Answer:
         lasts = False
         try:
             connection.sock.settimeout(max(0.1, asked.by - time.monotonic()))
@@ -87,7 +96,7 @@ class RpcConnections:
                 connection.close()
         if lasts:
             self._idle.append((time.monotonic(), connection))
-        return reply.status, body
+        return Answer(reply.status, body, reply.headers.get(ANSWERED) is not None)
 
     def _take(self) -> HTTPConnection | None:
         """Return a connection that was used lately, and on which nothing has arrived since."""

@@ -38,6 +38,9 @@ RELAYED = "x-spendguard-relayed"
 #: What stands there in place of "1" where a request was not taken for a call: that answers no earlier one.
 NOT_TAKEN = "0"
 
+#: The header of every answer of luigid's to what is asked of our own: a proxy's own answer lacks it.
+ANSWERED = "x-spendguard-answered"
+
 #: The header of a token or vault key, where a proxy in between has `Authorization` for itself.
 CREDENTIAL = "x-spendguard-token"
 

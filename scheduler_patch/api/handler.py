@@ -18,6 +18,7 @@ from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError, LedgerFailed, SpendDenied
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.money import BadAmount
+from luigi_spendguard.protocol import ANSWERED
 from luigi_spendguard.protocol.messages import BadMessage, Message
 from luigi_spendguard.settings.policy import expiry_ms
 from luigi_spendguard.vendors.bodies import media_type_in
@@ -92,6 +93,10 @@ class ApiHandler(Bounded):
         self._route: str = settings["route"]
         self._key, self._serving = "", False
         self.path_args: list[str] = []  # Tornado sets them for methods that it knows alone.
+
+    def set_default_headers(self) -> None:
+        """Mark every answer as luigid's own: by that a worker tells it from a proxy's."""
+        self.set_header(ANSWERED, "1")
 
     async def admit(self) -> None:
         """Let in whom the route names. Raises Refused, SpendDenied (`unknown_key`), LedgerUnavailable."""

@@ -33,6 +33,13 @@ _WHO: Mapping[str, list[dict[str, list[str]]]] = {
 }
 
 
+_ANSWERED: Mapping[str, Any] = {
+    "X-Spendguard-Answered": {
+        "description": "On every answer of luigid's: a proxy's own lacks it.",
+        "schema": {"type": "string"},
+    }
+}
+
 _QUERIES: Mapping[str, dict[str, messages.Schema]] = {
     "GET /vault/keys": {"run": TEXT, "limit": _PAGE, "before": TEXT},
     "GET /calls": {"run": TEXT},
@@ -121,9 +128,14 @@ def _operation(method: str, path: str, endpoint: Endpoint[Any]) -> dict[str, Any
         "operationId": "_".join([method.lower(), *re.findall(r"[a-z_]+", name)]),
         "security": _WHO[endpoint.who],
         "responses": {
-            done: {"description": "Done.", "content": {"application/json": {"schema": {}}}},
+            done: {
+                "description": "Done.",
+                "headers": _ANSWERED,
+                "content": {"application/json": {"schema": {}}},
+            },
             "default": {
                 "description": "Refused, and why.",
+                "headers": _ANSWERED,
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
             },
         },

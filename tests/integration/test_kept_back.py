@@ -9,7 +9,7 @@ import pytest
 
 from luigi_spendguard import SpendDenied
 from luigi_spendguard.errors import PluginError
-from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
+from luigi_spendguard.http.rpc_connections import Answer, Exchange, RpcConnections
 from tests.integration.test_lost_answers import World, made, make
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
@@ -19,6 +19,8 @@ from tests.support.site import Site
 
 #: What proxies say in place of luigid.
 _PAGE, _JSON = b"<html>no</html>", b'{"status": 403, "error": "Forbidden", "message": "no"}'
+#: Names that luigid has for its errors, too.
+_NAMES = {400: "bad_request", 403: "forbidden", 404: "not_found", 409: "conflict", 413: "too_large"}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,9 @@ def test_a_grant_that_a_proxy_keeps_back_is_given_back(
     """Else it would stay open beside the call that is made then, and the next attempt would send it."""
     post, kept = RpcConnections.post, [status]
 
-    def keeping(self: Any, asked: Exchange, connect_s: float) -> tuple[int, bytes]:
+    def keeping(self: Any, asked: Exchange, connect_s: float) -> Answer:
         reply = post(self, asked, connect_s)
-        return (kept.pop(), b"kept") if kept and asked.path == "/api/spend_reserve" else reply
+        return Answer(kept.pop(), b"kept", False) if kept and asked.path == "/api/spend_reserve" else reply
 
     before, customer = site.stripe.moved(), f"cus_{status}"
     pretender = Pretender(site, f"run-{status}", f"Charge_{status}")
@@ -86,7 +88,11 @@ def test_a_grant_that_a_proxy_keeps_back_is_given_back(
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(400, _PAGE), (403, _JSON), (404, _PAGE), (404, _JSON), (409, _JSON), (413, _PAGE)]
+    ("status", "body"),
+    [
+        *((400, _PAGE), (403, _JSON), (404, _PAGE), (409, _JSON)),
+        *((status, b'{"error": "%b"}' % name.encode()) for status, name in _NAMES.items()),
+    ],
 )
 def test_an_end_that_a_proxy_answers_itself_is_said_again(
     site: Site, status: int, body: bytes, monkeypatch: pytest.MonkeyPatch
@@ -95,8 +101,9 @@ def test_an_end_that_a_proxy_answers_itself_is_said_again(
     post, kept = RpcConnections.post, [status] * 2
     said = ("/api/spend_settle", "/api/spend_attempt", "/api/spend_finish")
 
-    def keeping(self: Any, asked: Exchange, connect_s: float) -> tuple[int, bytes]:
-        return (kept.pop(), body) if kept and asked.path in said else post(self, asked, connect_s)
+    def keeping(self: Any, asked: Exchange, connect_s: float) -> Answer:
+        instead = kept and asked.path in said
+        return Answer(kept.pop(), body, False) if instead else post(self, asked, connect_s)
 
     run_id = f"end-{status}-{len(body)}"
     pretender = Pretender(site, run_id, run_id)

@@ -295,7 +295,7 @@ def test_whoever_meets_an_older_luigid_is_told_to_upgrade_it(site: Site) -> None
     with pytest.raises(SpendDenied, match="refused spend_open_run: unknown field 'colour'") as field:
         client._ask(Rpc("spend_open_run", NewerRequest, OpenRunReply), NewerRequest(**run, colour="green"))
     assert str(field.value).endswith(f". Both ends are of different versions: {order}")
-    assert ". Both ends are of different versions: upgrade luigid first, then …" in words
+    assert ", both ends are of different versions: upgrade luigid first, then …" in words
     with pytest.raises(
         LedgerUnavailable, match="answers spend_open_run as no version that is known"
     ) as reply:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 import time
@@ -13,12 +12,13 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied, denial
-from luigi_spendguard.http import gathering, ledger_client, rpc_answers
+from luigi_spendguard.http import gathering, ledger_client
 from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.http.outbox import is_for_good
 from luigi_spendguard.http.rpc_answers import read_answer
 from luigi_spendguard.http.spool import Kept, Spool, backlog
+from luigi_spendguard.http.unreached import NotThere
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, key_hash, rpcs
 from luigi_spendguard.protocol.rpcs import (
     AttemptReply,
@@ -31,7 +31,6 @@ from luigi_spendguard.protocol.rpcs import (
     FinishReply,
 )
 from luigi_spendguard.protocol.rpcs import FinishRequest as Finish
-from tests.support.processes import REPOSITORY
 
 
 class Client(HttpLedgerClient):
@@ -277,22 +276,25 @@ def test_what_always_fails_holds_up_nothing_that_waits_behind_it(heir: Answers, 
 @pytest.mark.parametrize(("code", "alone"), [("", True), ("internal", True), ("ledger_unavailable", False)])
 def test_whether_others_fail_too_is_told_by_what_it_answers(code: str, alone: bool) -> None:
     with pytest.raises(LedgerUnavailable) as failed:
-        read_answer(rpcs.ENDED, "luigid", 500, json.dumps({"error": code}).encode())
+        read_answer(rpcs.ENDED, "luigid", 500, json.dumps({"error": code}).encode(), True)
     assert isinstance(failed.value, LedgerFailed) is alone
 
 
-def test_every_refusal_of_luigids_has_a_name_that_its_workers_know() -> None:
-    """Another one is taken for a proxy's, and what was refused is said for ever."""
-    named = {
-        str(call.args[1].value)
-        for package in ("luigi_spendguard", "scheduler_patch")
-        for path in (REPOSITORY / package).rglob("*.py")
-        for call in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(call, ast.Call) and len(call.args) == 3 and getattr(call.func, "id", "") == "Refused"
-        if isinstance(call.args[1], ast.Constant)
-    }
-    assert {"unauthorized", "too_many_attempts", "busy"} <= named
-    assert named <= rpc_answers._OWN
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        *((400, "bad_request"), (401, "revoked"), (403, "forbidden"), (404, "not_found"), (409, "conflict")),
+        *((413, "too_large"), (429, "cap"), (500, "ledger_unavailable"), (503, "ledger_unavailable")),
+    ],
+)
+def test_what_has_luigids_names_and_not_its_mark_decides_nothing(status: int, code: str) -> None:
+    said = json.dumps({"error": code, "message": "no"}).encode()
+    with pytest.raises((LedgerUnavailable, NotThere)) as failed:
+        read_answer(rpcs.ENDED, "luigid", status, said)
+    if status not in (401, 503):
+        assert isinstance(failed.value, LedgerFailed)
+        assert r"let it pass on what is said to /api/spend_*" in str(failed.value)
+        assert "Where that is an older luigid (no), both ends are" in str(failed.value)
 
 
 def test_what_is_refused_for_good_is_put_aside(heir: Answers, caplog: pytest.LogCaptureFixture) -> None:
@@ -315,5 +317,5 @@ def test_a_refusal_has_the_status_that_tells_whether_it_may_be_mended(
     status: int, body: dict[str, Any], mended: bool
 ) -> None:
     with pytest.raises(SpendDenied) as denied:
-        read_answer(rpcs.ENDED, "luigid", status, json.dumps(body).encode())
+        read_answer(rpcs.ENDED, "luigid", status, json.dumps(body).encode(), True)
     assert is_for_good(denied.value) is not mended

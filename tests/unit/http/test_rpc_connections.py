@@ -76,7 +76,8 @@ def server(*replies: bytes | None) -> Iterator[tuple[Server, RpcConnections]]:
 
 
 def post(connections: RpcConnections, seconds: float = 20, **headers: str) -> tuple[int, bytes]:
-    return connections.post(Exchange("/api/spend_x", headers, b"body", time.monotonic() + seconds), 2.0)
+    asked = Exchange("/api/spend_x", headers, b"body", time.monotonic() + seconds)
+    return connections.post(asked, 2.0)[:2]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,13 @@ def test_a_reply(reply: bytes, status: int, body: bytes) -> None:
         + f"Host: 127.0.0.1:{heard.port}\r\n".encode()
         + b"Authorization: Bearer t\r\n\r\nbody"
     ]
+
+
+@pytest.mark.parametrize(("mark", "is_luigids"), [(b"X-Spendguard-Answered: 1\r\n", True), (b"", False)])
+def test_whose_a_reply_is(mark: bytes, is_luigids: bool) -> None:
+    with server(b"HTTP/1.1 409 X\r\nContent-Length: 2\r\n%b\r\n{}" % mark) as (_, connections):
+        reply = connections.post(Exchange("/api/spend_x", {}, b"body", time.monotonic() + 20), 2.0)
+    assert reply == (409, b"{}", is_luigids)
 
 
 def test_a_program_that_prints_its_requests_prints_none_of_these(
