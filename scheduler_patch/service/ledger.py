@@ -52,6 +52,8 @@ ENDED_S = 1.0
 #: Seconds for which a read waits for its answer, whoever is before it, and for which a write does beyond
 #: `busy_s`: with them it takes less than a worker waits for luigid (`ledger_client.GIVE_UP_S`).
 READ_S, WRITE_S = 3.5, 1.0
+#: Seconds after which a server that has not answered a page yet is asked whether it answers at all.
+ATTEND_S = 0.5
 #: Who has asked for what is written now, such as `an operator at 127.0.0.1`; "": nobody in person.
 ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
@@ -315,9 +317,31 @@ class Books:
         self._browsing += 1
         try:
             await self._ended()
-            return await self._deliveries.expect((await self.ledger()).browse(operation, *args))
+            ledger = await self.ledger()
+            looking = self._deliveries.expect(ledger.browse(operation, *args))
+            if self.settings.ledger_server is not None:
+                await self._attend(ledger, looking)
+            return await looking
         finally:
             self._browsing -= 1
+
+    async def _attend(self, ledger: Ledger, looking: asyncio.Future[Any]) -> None:
+        """Wait for what a page asks for, however long that takes its server, unless that stands still.
+
+        Raises LedgerUnavailable where the server does not answer what takes it no time either.
+        """
+        try:
+            while not looking.done():
+                await asyncio.wait([looking], timeout=ATTEND_S)
+                if not looking.done():
+                    await self._deliveries.expect_within(READ_S - ATTEND_S, ledger.read(Tx.now))
+        except (asyncio.TimeoutError, LedgerUnavailable) as error:
+            if looking.done():
+                return
+            looking.cancel()  # Nobody waits for it any more.
+            if isinstance(error, LedgerUnavailable):
+                raise
+            raise self._still(READ_S) from None
 
     def look_last(self, operation: Callable[..., T], seconds: float, *args: Any) -> T:
         """Run a reading operation behind all that is queued, as the program ends: readers are gone then."""

@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import stripe
 
+from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.ledger_client import GIVE_UP_S, HttpLedgerClient
 from luigi_spendguard.ledger import Ledger, runs
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol.rpcs import OpenRunRequest
 from luigi_spendguard.redaction import Secret
+from scheduler_patch.service import ledger as service
 from tests.support.asking import ADMIN, WORKER
-from tests.support.postgres import PostgresServer
+from tests.support.luigids import Luigid
+from tests.support.postgres import PostgresServer, settings_of
 from tests.support.processes import wait_until
 from tests.support.site import Site
 
@@ -61,18 +64,28 @@ def test_who_asks_while_it_stands_still_hears_why_and_is_served_when_it_is_back(
         def opens() -> object:
             return worker.open_run(OpenRunRequest("of-others", False, "Other", "Other_1"))
 
+        def reads() -> None:
+            status, said = site.call("GET", "/runs/r/spending", token=None)
+            if status != 200:
+                raise LedgerUnavailable(said["message"])
+
         opens()
+        reads()
         with server.frozen():
             first: dict[str, tuple[str, float]] = {}
             asking = [
                 threading.Thread(target=lambda name=name, act=act: first.setdefault(name, refusal(act)))
-                for name, act in (("gateway", charge), ("luigid", opens))
+                for name, act in (("gateway", charge), ("luigid", opens), ("page", reads))
             ]
             for one in asking:
                 one.start()
             for one in asking:
                 one.join(30)
-            for who in ("gateway", "luigid"):  # A worker gives up after that, and knows no reason then.
+            for who in (
+                "gateway",
+                "luigid",
+                "page",
+            ):  # A worker gives up then, and knows no reason.
                 why, after_s = first[who]
                 assert (AWAY in why, REMEDY in why) == (True, True), (who, why)
                 assert after_s < GIVE_UP_S, (who, after_s)
@@ -98,6 +111,27 @@ def test_who_asks_while_it_stands_still_hears_why_and_is_served_when_it_is_back(
         assert site.luigi("Charge", "--customer", "cus_2", "--workers", "1")[0] == 0
         assert site.stripe.moved() == 200
         worker.close()
+
+
+class AtServer(Luigid):
+    """One whose ledger is at a server."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.url = url
+        super().__init__(folder)
+
+    def settings(self) -> Settings:
+        return settings_of(Secret(self.url), self.caps)
+
+
+def test_a_page_that_takes_a_server_long_is_waited_for(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "READ_S", 0.6)
+    monkeypatch.setattr(service, "ATTEND_S", 0.1)
+    luigid = AtServer(tmp_path, url)
+    assert luigid.do(luigid.service.browse(lambda tx: tx.value("SELECT count(pg_sleep(1.5))"))) == 1
+    luigid.end()
 
 
 def test_who_asks_after_it_was_killed_is_not_kept_waiting(server: PostgresServer, url: str) -> None:
