@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from luigi_spendguard.ledger import claims, denials, runs
+from luigi_spendguard.ledger import calls, claims, denials, keys, reservations, runs
+from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.ledger.keys import Terms
+from luigi_spendguard.ledger.runs import Inside
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import EndRequest
+from luigi_spendguard.protocol import EndRequest, ReserveReply
+from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.service.denials import of_known
 from tests.support.books import Books
 
@@ -115,3 +120,43 @@ def test_a_vault_keys_last_call_is_the_runs(books: Books) -> None:
     assert named(books) == [""]
     call(books, key)
     assert named(books) == []
+
+
+class TestOfAVaultKeysCallThatACapDenied:
+    def denied(self, books: Books, amount: int, **terms: Any) -> list[str]:
+        """Let a call under a vault key be denied by a cap; return what stands."""
+        _, key = books.write(keys.issue, Terms("stripe", "luigi/run", ttl_ms=3_600_000, **terms), books.caps)
+        ask = books.ask(amount)
+
+        def reserve(tx: Tx) -> ReserveReply:
+            scope = calls.find_scope(tx, key, books.caps, relayed=True)
+            assert scope is not None
+            return reservations.reserve(tx, scope, ask)
+
+        assert books.write(reserve).reason == "cap"
+        return self.standing(books)
+
+    def standing(self, books: Books) -> list[str]:
+        return [row["reason"] for row in books.read(denials.unsolved, ["run"])]
+
+    @pytest.mark.parametrize("terms", [{}, {"run_cap": Micros(900)}, {"daily_cap": Micros(900)}])
+    def test_it_stands_until_its_amount_fits(self, books: Books, terms: dict[str, Any]) -> None:
+        assert self.denied(books, 1500, **terms) == ["cap"]
+        books.write(runs.top_up, "run", Micros(499), "first")
+        assert self.standing(books) == ["cap"]
+        books.write(runs.top_up, "run", Micros(101), "second")
+        assert self.standing(books) == []
+        call(books, books.claim("A"), 500)
+        assert self.standing(books) == ["cap"], "another has taken it"
+
+    def test_a_vendors_or_the_days_is_raised_by_itself(self, books: Books) -> None:
+        books.caps = Caps(vendors={"stripe": Micros(10)}, day=Micros(20))
+        for amount, inside in (
+            (15, Inside("vendor", "stripe", Micros(10))),
+            (25, Inside("day", "", Micros(20))),
+        ):
+            assert self.denied(books, amount) == ["cap"]
+            books.write(runs.top_up, "run", Micros(1000), f"of the run {amount}")
+            assert self.standing(books) == ["cap"]
+            books.write(runs.top_up_inside, "run", inside, Micros(25), f"inside {amount}")
+            assert self.standing(books) == []
