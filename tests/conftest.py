@@ -48,6 +48,7 @@ settings.load_profile("short")
 #: Those of `LONG` do so with `--combinations`, and always where they are marked `both_engines`.
 BOTH_ENGINES = (
     "tests/unit/ledger/",
+    "tests/unit/service/test_several.py",
     "tests/unit/service/",
     "tests/unit/scheduler/test_machine.py",
     "tests/acceptance/test_races.py",

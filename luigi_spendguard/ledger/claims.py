@@ -94,7 +94,7 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
             {"run_id": request.run_id},
         )
     key = KEY_PREFIX + secrets.token_urlsafe(32)
-    known = tx.one("SELECT * FROM claim WHERE id = ?", request.claim_id)
+    known = tx.one("SELECT rowid AS seq, claim.* FROM claim WHERE id = ?", request.claim_id)
     if known is not None:
         tx.check_alone("a claim is known")
         if known["state"] != "open" or known["task_id"] != request.task_id:
@@ -142,7 +142,7 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
             request.payment,
             json.dumps([payment_of(request.family, key) for key in request.payment_keys]),
         )
-    row = tx.one("SELECT * FROM claim WHERE id = ?", request.claim_id)
+    row = tx.one("SELECT rowid AS seq, claim.* FROM claim WHERE id = ?", request.claim_id)
     assert row is not None
     return row, key
 

@@ -217,6 +217,8 @@ class Changes:
         day: today's budget of all runs, changed or not.
         paid: tasks that have paid, a batch's members too.
         ended: the attempts that have ended, or of which it is known now that they have completed.
+        claims: of each task that has not completed since, the latest claim, oldest first; where its end was
+            not heard the task may be running. Of what has changed: whose calls, or whose end, it is about.
 
     """
 
@@ -225,6 +227,7 @@ class Changes:
     day: Row | None = None
     paid: list[str] = field(default_factory=list)
     ended: list[Row] = field(default_factory=list)
+    claims: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -232,13 +235,10 @@ class Start(Changes):
     """What a gate that knows nothing starts from.
 
     Attributes:
-        claims: of each task that has not completed since, the latest claim, oldest first; where its end was
-            not heard the task may be running.
         batches: batches that have been attempted and must come back with the same members, newest last.
 
     """
 
-    claims: list[Row] = field(default_factory=list)
     batches: list[list[str]] = field(default_factory=list)
 
 
@@ -268,8 +268,8 @@ def changes(tx: Tx, since: int) -> Changes:
         "SELECT * FROM approval WHERE task_id <> '' AND run_id IN (SELECT value FROM json_each(?))", concerned
     )
     ended = tx.all(
-        f"{_FRESH} SELECT claim.id, task_id, members, outcome FROM fresh JOIN claim ON claim.id = note"
-        " WHERE kind = 'finish' ORDER BY fresh.id",
+        f"{_FRESH} SELECT claim.id, claim.run_id, task_id, members, outcome FROM fresh"
+        " JOIN claim ON claim.id = note WHERE kind = 'finish' ORDER BY fresh.id",
         since,
     )
     # Behind those: what has paid after it had completed has paid.
@@ -280,26 +280,36 @@ def changes(tx: Tx, since: int) -> Changes:
         today(tx),
         have_paid(tx, [row["call_id"] for row in reserved]),
         ended,
+        tx.all(_CLAIMS_CONCERNED, since),
     )
+
+
+#: The latest claims of tasks that have not completed since; which claims are looked at may follow.
+_CLAIMS = (
+    f"SELECT claim.rowid AS seq, claim.*, {REMAINING} AS left_micros,"
+    " (SELECT task_id FROM call WHERE id = claim.held_part AND claim.held_scope = 'duplicate'"
+    f" AND epoch = {COMPLETIONS.format('call')}) AS beside_task"
+    " FROM claim"
+    " JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
+    " LEFT JOIN budget ON budget.scope = 'task' AND budget.subject = claim.run_id"
+    " AND budget.part = claim.task_id"
+    " WHERE claim.task_id <> '' AND claim.rowid IN (SELECT max(rowid) FROM claim {} GROUP BY task_id)"
+    " AND (claim.ended_at IS NULL OR (coalesce(claim.outcome, '') <> 'completed' AND NOT EXISTS"
+    " (SELECT 1 FROM member JOIN claim batch ON batch.id = member.claim_id WHERE"
+    " member.task_id = claim.task_id AND batch.rowid > claim.rowid AND batch.outcome = 'completed')))"
+    " ORDER BY claim.rowid"
+)
+_CLAIMS_CONCERNED = f"{_FRESH} " + _CLAIMS.format(
+    "WHERE task_id IN (SELECT task_id FROM claim WHERE id IN"
+    " (SELECT call.claim_id FROM fresh JOIN call ON call.id = fresh.call_id"
+    " UNION SELECT note FROM fresh WHERE kind = 'finish'))"
+)
 
 
 def start(tx: Tx, caps: Caps) -> Start:
     """Bring budgets to the configured caps, and return all that the gate counts from."""
     tx.take_time(MINUTE_S)
     follow(tx, caps)
-    claims = tx.all(
-        f"SELECT claim.*, {REMAINING} AS left_micros, (SELECT task_id FROM call WHERE id = claim.held_part"
-        f" AND claim.held_scope = 'duplicate' AND epoch = {COMPLETIONS.format('call')}) AS beside_task"
-        " FROM claim"
-        " JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
-        " LEFT JOIN budget ON budget.scope = 'task' AND budget.subject = claim.run_id"
-        " AND budget.part = claim.task_id"
-        " WHERE claim.task_id <> '' AND claim.rowid IN (SELECT max(rowid) FROM claim GROUP BY task_id)"
-        " AND (claim.ended_at IS NULL OR (coalesce(claim.outcome, '') <> 'completed' AND NOT EXISTS"
-        " (SELECT 1 FROM member JOIN claim batch ON batch.id = member.claim_id WHERE"
-        " member.task_id = claim.task_id AND batch.rowid > claim.rowid AND batch.outcome = 'completed')))"
-        " ORDER BY claim.rowid"
-    )
     batches = tx.all(
         "SELECT members FROM claim WHERE members <> '[]' AND EXISTS (SELECT 1 FROM call WHERE"
         f" call.claim_id = claim.id AND call.state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
@@ -313,7 +323,7 @@ def start(tx: Tx, caps: Caps) -> Start:
         today(tx),
         have_paid(tx),
         [],
-        claims,
+        tx.all(_CLAIMS.format("")),
         [json.loads(row["members"]) for row in batches],
     )
 

@@ -6,12 +6,16 @@ The ledger is the only truth; what was read earlier may arrive later, and then c
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.ledger.snapshot import Changes, Figures, Start
 from scheduler_patch.dispatch.model import Hold, RunState, TaskState
 from scheduler_patch.dispatch.state import DispatchState
+
+#: So many claims made here are remembered, the latest.
+_MOST_OWN = 10_000
 
 
 def feed(state: DispatchState, figures: Figures) -> None:
@@ -30,6 +34,7 @@ def feed(state: DispatchState, figures: Figures) -> None:
         state.changed.update(run.approvals.keys() | approvals.keys())
     if run.state == "revoked" and before != "revoked":
         state.stop(run.run_id)
+        state.repeat_no_more(run)
     state.moved(run)
     for budget in figures.budgets:
         if budget["scope"] == "day":
@@ -38,7 +43,7 @@ def feed(state: DispatchState, figures: Figures) -> None:
             _feed_beyond(run, budget, seen)
         elif budget["scope"] != "task":
             run.budget(budget["scope"], budget["part"]).update(budget, seen)
-        elif (task := state.tasks.get(budget["part"])) is not None and task.pinned == run.run_id:
+        elif (task := state.known(budget["part"])) is not None and task.pinned == run.run_id:
             draw(state, task.task_id, budget["remaining_micros"], seen)
     if run.state == "ended":
         state.end_run(run.run_id)
@@ -79,7 +84,7 @@ def draw(state: DispatchState, task_id: str, left: int, seen: int | None = None)
 
     `seen`: the journal's last entry when that was read; None: just now.
     """
-    task = state.tasks.get(task_id)
+    task = state.known(task_id)
     if task is None or (seen is not None and seen < task.seen):
         return
     task.left, task.seen = left, task.seen if seen is None else seen
@@ -105,6 +110,15 @@ def claimed(
     if run is not None:
         # What it declares may be known only now, and so may be its run.
         state.count(run, task, task.need or 0)
+
+
+def own(state: DispatchState, task_id: str, row: Row) -> None:
+    """Take it that this claim was made here: how it goes on is heard at once, and not followed."""
+    state.own[row["id"]] = None
+    if len(state.own) > _MOST_OWN:
+        del state.own[next(iter(state.own))]
+    if (task := state.known(task_id)) is not None:
+        task.heard = (row["seq"], True)
 
 
 def approve(state: DispatchState, run_id: str, task_id: str, amount: int, left: int | None) -> None:
@@ -136,6 +150,8 @@ def feed_changes(state: DispatchState, changes: Changes) -> None:
     for figures in changes.runs:
         feed(state, figures)
     feed_day(state, changes.day, changes.seen, is_today=True)
+    for row in changes.claims:
+        _follow(state, row)
     for row in changes.ended:
         _end(state, row)
     for task_id in changes.paid:
@@ -147,17 +163,39 @@ def _end(state: DispatchState, row: Row) -> None:
     task = state.tasks.get(row["task_id"])
     if task is not None and task.resumed == row["id"]:
         state.stopped(task.task_id)
+        if not task.workers:
+            state.put_away(task.task_id)
     if row["outcome"] == "completed":
-        state.completed([row["task_id"], *json.loads(row["members"])])
+        tasks = [row["task_id"], *json.loads(row["members"])]
+        state.completed(tasks)
+        if row["id"] not in state.own:
+            state.completed_elsewhere(tasks, row["run_id"])
+
+
+def _follow(state: DispatchState, row: Row) -> None:
+    """Take over an attempt that somebody else has claimed, as at a start; of its own luigid hears at once."""
+    tasks = [task for each in _tasks_of(row) if (task := state.known(each)) is not None]
+    if row["id"] in state.own or any(task.counted_in and not task.resumed for task in tasks):
+        return
+    if state.local and any(row["worker"] in task.workers for task in tasks):
+        return
+    if all(task.heard < (row["seq"], row["ended_at"] is not None) for task in tasks):
+        _recall(state, row)
+        if row["ended_at"] is None:
+            state.task(row["task_id"]).resumed_at = time.time()
+
+
+def _tasks_of(row: Row) -> tuple[str, ...]:
+    return (row["task_id"], *json.loads(row["members"]))
 
 
 def begin(state: DispatchState, start: Start) -> None:
     """Rebuild everything from the ledger."""
-    feed_changes(state, start)
     for members in start.batches:
         state.attempt(members)
-    for row in start.claims:
-        _recall(state, row)
+    feed_changes(state, start)
+    for task in state.tasks.values():
+        task.resumed_at = 0.0
     for run in state.runs.values():
         run.tasks.update(dict.fromkeys(t for t, task in state.tasks.items() if run.run_id in task.runs))
 
@@ -165,8 +203,9 @@ def begin(state: DispatchState, start: Start) -> None:
 def _recall(state: DispatchState, row: Row) -> None:
     """Take over the latest claim of a task: which run it stays with, why it is held, and whether it runs."""
     members: tuple[str, ...] = tuple(json.loads(row["members"]))
-    for each in (row["task_id"], *members):
+    for each in _tasks_of(row):
         task = state.task(each)
+        task.heard = (row["seq"], row["ended_at"] is not None)
         task.pinned, task.hold = row["run_id"], _hold(state, row)
         if task.hold is not None and task.hold.beside:
             state.beside.setdefault(task.hold.beside, set()).add(each)
@@ -177,6 +216,8 @@ def _recall(state: DispatchState, row: Row) -> None:
         task.left, task.members = row["left_micros"], members
     if row["ended_at"] is None:
         _resume(state, task, row)
+    elif task.resumed:
+        state.stopped(task.task_id)
 
 
 def _hold(state: DispatchState, row: Row) -> Hold | None:
@@ -192,10 +233,12 @@ def _resume(state: DispatchState, task: TaskState, row: Row) -> None:
     """Take it that a task may be running: its end was not heard."""
     if state.remembered.pop(task.task_id, None) is not None:
         state.put(task)
-        task.runs = [row["run_id"]]
+        task.runs, task.family = [row["run_id"]], row["family"]
     task.claimed_by, task.resumed = row["worker"], row["id"]
     run = state.runs.get(row["run_id"])
-    if run is not None and row["state"] == "open" and not task.counted_in:
+    if run is not None and row["run_id"] in task.runs:
+        run.tasks[task.task_id] = None
+    if run is not None and row["state"] == "open":
         state.count(run, task, task.left or 0)
     elif run is not None and run.state == "revoked":
         state.stop(run.run_id)

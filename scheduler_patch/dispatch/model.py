@@ -325,7 +325,11 @@ class TaskState:
         counted: what is set aside for it in the budgets `counted_in`, while it runs.
         claimed_by: the guarded worker that runs it.
         resumed: the attempt of it that went on when luigid began, perhaps before another luigid; "": none.
+        resumed_at: when that was heard, in seconds since the epoch; 0: when luigid began.
+        heard: which claim of it was taken over last, by its place among all, and whether it had ended.
         paid: whether it has paid and not completed since: its calls are repeated, and cost nothing.
+        repeats: it has completed before another luigid: in the run it is pinned to, and there alone, it costs
+            nothing more.
         members: the tasks of a batch, when this is its combined task.
         batch: the members, in their order, of the attempted batch that it comes back with.
         denied: whether the ledger has said what it denied, since the task was dispatched.
@@ -349,7 +353,10 @@ class TaskState:
     counted_in: list[BudgetState] = field(default_factory=list)
     claimed_by: str | None = None
     resumed: str = ""
+    resumed_at: float = 0.0
+    heard: tuple[int, bool] = (0, False)
     paid: bool = False
+    repeats: bool = False
     members: tuple[str, ...] = ()
     batch: tuple[str, ...] = ()
     vendors: tuple[str, ...] = ()

@@ -49,6 +49,8 @@ class DispatchState:
         #: Stands for the run of tasks of which nobody has said where they belong.
         self.nobody = RunState("", UNOPENED)
         self.today = Today()
+        #: The latest claims that were made here.
+        self.own: dict[str, None] = {}
         #: The budgets that were found too small, and for what.
         self.short: dict[BudgetState, Lack] = {}
         #: What a task of a family that declares nothing has cost on average.
@@ -95,6 +97,10 @@ class DispatchState:
         if task is None:
             task = self.remembered[task_id] = TaskState(task_id, "")
         return task
+
+    def known(self, task_id: str) -> TaskState | None:
+        """Return what is known of a task, None for nothing."""
+        return self.tasks.get(task_id) or self.remembered.get(task_id)
 
     def put(self, task: TaskState) -> TaskState:
         """Keep a task that somebody has announced; return it."""
@@ -262,6 +268,8 @@ class DispatchState:
         task = self.tasks.get(task_id)
         if task is None:
             task = self.put(self.remembered.pop(task_id, TaskState(task_id, announced.family)))
+            if task.pinned is not None and self.run(task.pinned) is None:
+                task.pinned = task.left = task.hold = None  # That run has ended.
         task.family = announced.family or task.family
         task.vendors = announced.vendors or task.vendors
         own = task.workers.setdefault(worker, {})
@@ -283,7 +291,7 @@ class DispatchState:
         self.unplaced.get(worker, set()).discard(task_id)
         if run_id not in task.runs:
             task.runs = [*task.runs, run_id]
-            if task.pinned is not None:
+            if task.pinned is not None and task.pinned != run_id:
                 self.on_shared(task)  # It was dispatched before it was known to be this run's too.
         own[run_id] = None
         self.runs_of.setdefault(worker, set()).add(run_id)
@@ -350,7 +358,12 @@ class DispatchState:
     def end_run(self, run_id: str) -> None:
         """Forget a run that has ended; a worker that has announced it by name has announced that run."""
         run = self.runs.pop(run_id, None)
-        self.changed.update(() if run is None else run.tasks)
+        if run is not None:
+            self.changed.update(run.tasks)
+            self.repeat_no_more(run)
+            for task in [each for each in self.remembered.values() if each.pinned == run_id]:
+                task.pinned = task.left = task.hold = None
+                self._forget_blank(task.task_id)
         for name in [name for name, current in self.names.items() if current == run_id]:
             del self.names[name]
             for announced in self.runs_of.values():
@@ -424,10 +437,34 @@ class DispatchState:
                 self.look_again(held)
             task = self.tasks.get(task_id) or self.remembered.get(task_id)
             if task is not None:
-                task.paid = False
+                task.paid = task.repeats = False
                 if task.claimed_by is None and not task.counted_in:  # Nobody runs it again by now.
                     task.pinned = None
                 self._forget_blank(task_id)
+
+    def completed_elsewhere(self, tasks: Iterable[str], run_id: str) -> None:
+        """Take it that tasks have completed before another luigid: in that run they cost nothing more.
+
+        Here they are pending, for nobody has looked since. What they repeat of their run's is not paid again.
+        """
+        run = self.run(run_id)
+        for task_id in tasks:
+            task = self.tasks.get(task_id)
+            if task is None or run is None or task.counted_in or run.state == "revoked":
+                continue
+            if any(self.run(name) is run for own in task.workers.values() for name in own):
+                task.pinned, task.hold, task.left = run.run_id, None, 0
+                task.paid = task.repeats = True
+                task.refused.clear()
+                self.moved(run)
+
+    def repeat_no_more(self, run: RunState) -> None:
+        """Let what has completed in a run pay like any other: the run has ended, or is revoked."""
+        for task_id in run.tasks:
+            task = self.tasks.get(task_id)
+            if task is not None and task.repeats and task.pinned == run.run_id:
+                task.pinned = task.left = None
+                task.paid = task.repeats = False
 
     def forget(self, gone: Iterable[str]) -> None:
         """Drop tasks that the scheduler has dropped, but not that they have paid and with whom."""
@@ -445,8 +482,12 @@ class DispatchState:
                     run.tasks.pop(task_id, None)
                     if not run.opened and not run.tasks:
                         self.runs.pop(run.run_id, None)
-            if task.paid or task.batch:
-                self.remembered[task_id] = TaskState(task_id, "", paid=task.paid, batch=task.batch)
+            paid = task.paid and not task.repeats
+            if paid or task.batch:
+                kept = TaskState(task_id, "", paid=paid, batch=task.batch, heard=task.heard)
+                if paid:
+                    kept.pinned, kept.left, kept.seen = task.pinned, task.left, task.seen
+                self.remembered[task_id] = kept
 
     def _forget_blank(self, task_id: str) -> None:
         """Remember nothing of a task of which there is nothing to say any more."""

@@ -285,13 +285,14 @@ def forget_lost_workers(scheduler: Any) -> None:
     """Drop counts that only the ledger remembers once their worker has not been heard of for long enough."""
     state: DispatchState = scheduler.gate.state
     alive = set(scheduler._state.get_worker_ids())
-    settled = time.time() - scheduler.begun > scheduler._config.worker_disconnect_delay
+    now, patience = time.time(), scheduler._config.worker_disconnect_delay
     for task_id, vendor_task in list(state.tasks.items()):
         task, worker = scheduler._state.get_task(task_id), vendor_task.claimed_by
         if task is not None and task.status in (RUNNING, BATCH_RUNNING):
             continue
-        is_lost = settled and worker not in alive
-        if is_lost and worker is not None:
+        heard = max(scheduler.begun, vendor_task.resumed_at)
+        is_lost = now - heard > patience and worker not in alive
+        if is_lost and worker is not None and not vendor_task.resumed_at:
             state.lose_workers([worker])
         if is_lost and (vendor_task.counted_in or worker is not None):
             state.stopped(task_id)

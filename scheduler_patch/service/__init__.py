@@ -166,8 +166,11 @@ class LedgerService(Books):
         reply = await self.commit_soon(bookings.finish, request)
         self.known_keys.forget(request.claim_id)
         if reply.known and request.outcome == "completed":
-            self._averages_due = self._costs_due = True
+            self.costs_changed()
         return reply
+
+    def costs_changed(self) -> None:
+        self._averages_due = self._costs_due = True
 
     async def close_run(self, request: CloseRunRequest) -> CloseRunReply:
         """End the run of a root that has completed; those of its tasks that are DONE here have, too."""

@@ -72,6 +72,7 @@ def claim(tx: Tx, request: claims.NewClaim) -> Booked[tuple[Row, str]]:
 
     def tell(state: DispatchState) -> None:
         feed.claimed(state, request.task_id, request.run_id, request.worker, request.family, left)
+        feed.own(state, request.task_id, row)
 
     return Booked((row, key), snapshot.of_run(tx, request.run_id), tell)
 

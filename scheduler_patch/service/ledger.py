@@ -395,8 +395,13 @@ class Books:
         if changes is not None:
             feed.feed_changes(self.state, changes)
             self.seen = max(self.seen, changes.seen)
+            if any(row["outcome"] == "completed" for row in changes.ended):
+                self.costs_changed()
             if self._day_cap.is_passed(changes.day, cap := self.settings.caps.day) and cap is not None:
                 await self.record(following.day_budget, cap)
+
+    def costs_changed(self) -> None:
+        """Take it that tasks have completed: others of their family may cost something else on average."""
 
 
 def _lose(tx: Tx, workers: list[str]) -> Booked[None]:

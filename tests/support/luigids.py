@@ -18,6 +18,7 @@ from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunR
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
+from tests.support.postgres import settings_of
 
 USD = 1_000_000
 
@@ -58,7 +59,7 @@ class Luigid:
 
     def settings(self) -> Settings:
         """Return what it goes by."""
-        return Settings(self.folder / "books.db", self.caps, forecast=self.forecast)
+        return settings_of(self.folder / "books.db", self.caps, forecast=self.forecast)
 
     def restart(self, *, pickle: bool) -> None:
         """End and start again."""
@@ -123,6 +124,15 @@ class Luigid:
         billed: int | None = None,
     ) -> ReserveReply:
         """Make a call that is settled, if it is allowed, at what the vendor has `billed` (None: as asked)."""
+        answer = self.reserve(attempt, usd, target, vendor)
+        if answer.verdict == "allowed":
+            self.settle(attempt, answer, usd if billed is None else billed)
+        return answer
+
+    def reserve(
+        self, attempt: Attempt, usd: int = 1, target: str = "cus_1", vendor: str = "stripe"
+    ) -> ReserveReply:
+        """Ask for a call, which then is under way."""
         ask = ReserveRequest(
             str(uuid.uuid4()),
             vendor,
@@ -135,13 +145,14 @@ class Luigid:
             total_micros=usd * USD,
         )
         answer: ReserveReply = self.do(self.service.reserve(attempt.key, ask))
-        if answer.verdict == "allowed":
-            total = (usd if billed is None else billed) * USD
-            settled = EndRequest(
-                "settle", answer.call_id, answer.ask, total_micros=total, status=200, answer_body="{}"
-            )
-            self.do(self.service.end(attempt.key, settled))
         return answer
+
+    def settle(self, attempt: Attempt, answer: ReserveReply, usd: int = 1) -> None:
+        """Say that a call was answered, and what it has cost."""
+        settled = EndRequest(
+            "settle", answer.call_id, answer.ask, total_micros=usd * USD, status=200, answer_body="{}"
+        )
+        self.do(self.service.end(attempt.key, settled))
 
     def finish(self, attempt: Attempt, outcome: str = "failed") -> None:
         """Say how an attempt ended."""

@@ -132,7 +132,7 @@ def test_what_went_on_elsewhere_when_it_began_is_set_aside_until_it_has_ended(bo
         assert budget.counted == 70
         books.write(claims.finish, books.last_claim, "failed")
         heard(port)
-        assert (budget.counted, budget.running, state.tasks["A"].claimed_by) == (0, 0, None)
+        assert (budget.counted, budget.running, state.task("A").claimed_by) == (0, 0, None)
 
 
 def test_what_it_was_for_is_forgotten_when_it_completes_elsewhere(books: Books) -> None:

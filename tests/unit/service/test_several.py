@@ -1,0 +1,260 @@
+"""Several luigids on one ledger: one that has followed the others says the same as one that begins now."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol.operators import TopUpRequest
+from scheduler_patch.dispatch import Verdict
+from scheduler_patch.dispatch.model import Forecast
+from scheduler_patch.dispatch.reasons import Reasons
+from scheduler_patch.scheduler import runs
+from scheduler_patch.service import operators
+from tests.support.luigids import USD, Luigid
+
+
+class Site:
+    """Luigids on one ledger, and what they say of run `r`."""
+
+    def __init__(self, folder: Path, cap: int = 40, forecast: str = "hold") -> None:
+        self.folder, self.cap, self.forecast = folder, cap, forecast
+        self.luigids: list[Luigid] = []
+        self.first, self.second = self.start(), self.start()
+        self.first.run()
+        self.refresh()
+
+    def start(self) -> Luigid:
+        made = Luigid(self.folder, forecast=self.forecast, default=Micros(self.cap * USD))
+        self.luigids.append(made)
+        return made
+
+    def refresh(self) -> None:
+        for luigid in self.luigids:
+            luigid.do(luigid.service.refresh())
+
+    def end(self) -> None:
+        for luigid in self.luigids:
+            luigid.end()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.end()
+
+
+def submit(luigid: Luigid, costs: dict[str, str | None], worker: str = "w") -> None:
+    """Submit the root with those tasks, all of them."""
+    for task_id, cost in costs.items():
+        luigid.add(task_id, worker=worker, cost=cost)
+    luigid.scheduler.add_worker(worker, [("first_task", next(iter(costs), ""))])
+
+
+def said(luigid: Luigid, tasks: Any, worker: str = "w") -> dict[str, Any]:
+    """Return what a luigid says of run `r` and its tasks."""
+    run, state = luigid.gate.state.run("r"), luigid.gate.state
+    assert run is not None
+    verdicts = luigid.gate.verdicts(tasks, worker)
+    reasons = Reasons(luigid.gate, worker)
+    for task_id, verdict in verdicts.items():
+        reasons.add(task_id, verdict)
+    own = run.own_budget
+    return {
+        "forecast": str(Forecast.of(run, (state.tasks[each] for each in run.tasks), state.averages)),
+        "budget": (own.cap, own.spent, own.reserved, own.remaining, own.counted, own.running),
+        "verdicts": {each: verdict.value for each, verdict in verdicts.items()},
+        "needs": vars(reasons.short(run, ("run", ""))),
+    }
+
+
+def forecast(luigid: Luigid) -> str:
+    run = luigid.gate.state.run("r")
+    assert run is not None
+    return str(run.forecast)
+
+
+def reserved(luigid: Luigid, task_id: str, usd: int = 1) -> Any:
+    """Have a task claimed that was dispatched, and its call under way."""
+    attempt = luigid.claim(task_id, cost=usd)
+    return attempt, luigid.reserve(attempt, usd, f"cus_{task_id}")
+
+
+@pytest.mark.parametrize("how", ["under way", "in doubt", "paid, then failed", "paid, then killed"])
+def test_calls_under_way_at_another_luigid_are_counted_once(site: Site, how: str) -> None:
+    """A luigid is killed, and its root is submitted at the one that has heard of all its calls."""
+    costs: dict[str, str | None] = {f"T{number:02}": "1" for number in range(38)}
+    submit(site.first, costs)
+    for _ in range(6):
+        attempt, answer = reserved(site.first, str(site.first.work()))
+        site.second.do(site.second.service.refresh())
+        if how == "in doubt":
+            site.first.finish(attempt, "died")
+        elif how.startswith("paid"):
+            site.first.settle(attempt, answer)
+            if how.endswith("failed"):
+                site.first.fail(attempt)
+    site.second.do(site.second.service.refresh())
+    submit(site.second, costs)
+    assert forecast(site.second) == "$38.00"
+    assert site.second.gate.verdict("T37", "w") is Verdict.READY
+    fresh = site.start()
+    submit(fresh, costs)
+    assert said(site.second, costs) == said(fresh, costs)
+
+
+def test_what_has_completed_at_another_luigid_needs_nothing_more_in_its_run(site: Site) -> None:
+    for luigid in site.luigids:
+        luigid.gate.state.rules.forecast = "warn"
+    costs: dict[str, str | None] = {f"T{number:02}": "2" for number in range(30)}
+    submit(site.first, costs)
+    submit(site.second, costs, "w2")
+    for _ in range(14):
+        pay(site.first)
+    site.refresh()
+    assert said(site.second, costs, "w2")["needs"]["missing"] == 20 * USD
+    for _ in range(14):  # They are done here, too: what the vendor has answered is answered again.
+        assert repeat(site.second, "w2") == "replayed"
+    for _ in range(6):
+        pay(site.second, "w2")
+    site.refresh()
+    for luigid, worker in ((site.first, "w"), (site.second, "w2")):
+        found = said(luigid, costs, worker)
+        assert found["needs"]["missing"] == 20 * USD
+        assert list(found["verdicts"].values()).count("cap") == 10
+
+
+def test_in_another_run_it_pays_like_any_other(site: Site) -> None:
+    submit(site.second, {"T": "2"}, "w2")
+    submit(site.first, {"T": "2"})
+    pay(site.first)
+    site.second.run("other")
+    site.second.add("T", "other", "w2", "2")
+    site.refresh()
+    task = site.second.gate.state.tasks["T"]
+    assert (task.need, task.paid, task.pinned) == (0, True, "r")
+    site.first.do(operators.revoke(site.first.service, "r"))
+    site.refresh()
+    assert (task.need, task.paid, task.pinned) == (2 * USD, False, None)
+    assert site.second.gate.paying_run("T", "w2") == "other"
+
+
+def pay(luigid: Luigid, worker: str = "w") -> None:
+    """Let the next task pay and complete."""
+    assert repeat(luigid, worker) == "allowed"
+
+
+def repeat(luigid: Luigid, worker: str) -> str:
+    """Let the next task make its call and complete; return what was decided of the call."""
+    task_id = luigid.work(worker)
+    assert task_id is not None
+    attempt = luigid.claim(task_id, worker, cost=2)
+    verdict: str = luigid.call(attempt, 2, f"cus_{task_id}").verdict
+    luigid.finish(attempt, "completed")
+    luigid.scheduler.add_task(task_id=task_id, worker=worker, status="DONE")
+    return verdict
+
+
+class History:
+    """What happens before two luigids that hear of each other, while one more begins at the end."""
+
+    def __init__(self, site: Site, seed: int) -> None:
+        self.site, self.random = site, random.Random(seed)
+        draw = self.random
+        costs = ["1", "2", "3", "5"] if draw.random() < 0.7 else ["1", "2", None]
+        self.costs = {f"T{number}": draw.choice(costs) for number in range(draw.randint(3, 14))}
+        self.going: dict[tuple[Luigid, str, str], tuple[Any, Any, int]] = {}
+        self.asked: dict[str, int] = {}
+        self.complete: set[str] = set()
+        how = draw.choice(["submitted at both", "in halves", "submitted later"])
+        self.both_act = how == "in halves"
+        mine = {task_id: cost for task_id, cost in self.costs.items() if int(task_id[1:]) % 2}
+        submit(site.first, mine if self.both_act else self.costs)
+        if how != "submitted later":
+            others = {task_id: cost for task_id, cost in self.costs.items() if task_id not in mine}
+            submit(site.second, others if self.both_act else self.costs, "w2")
+
+    def live(self) -> None:
+        for _ in range(self.random.randint(1, 25)):
+            self.random.choice([self.begin, self.begin, self.end, self.end, self.raise_cap, self.hear])()
+        self.hear()
+
+    def hear(self) -> None:
+        self.site.refresh()
+
+    def raise_cap(self) -> None:
+        if self.random.random() < 0.3:
+            self.site.first.do(operators.top_up(self.site.first.service, TopUpRequest("r", "2")))
+
+    def begin(self) -> None:
+        draw = self.random
+        luigid, worker = self.site.first, "w"
+        if self.both_act and draw.random() < 0.5:
+            luigid, worker = self.site.second, "w2"
+        task_id = luigid.work(worker)
+        if task_id is None:
+            return
+        cost = self.costs[task_id]
+        attempt = luigid.claim(task_id, worker, cost=None if cost is None else int(cost))
+        usd = self.asked.setdefault(task_id, draw.randint(1, int(cost or 30)))
+        answer = luigid.reserve(attempt, usd, f"cus_{task_id}")
+        if answer.verdict == "denied":
+            luigid.finish(attempt, "blocked")
+            luigid.scheduler.add_task(task_id=task_id, worker=worker, spendguard_blocked={"reason": "cap"})
+        else:
+            self.going[luigid, worker, task_id] = attempt, answer, usd
+
+    def end(self) -> None:
+        draw = self.random
+        if not self.going:
+            return
+        luigid, worker, task_id = draw.choice(list(self.going))
+        attempt, answer, usd = self.going.pop((luigid, worker, task_id))
+        how = draw.choice(["completed", "completed", "failed", "died", "killed"])
+        if answer.verdict == "allowed" and how != "died" and (how != "killed" or draw.random() < 0.5):
+            luigid.settle(attempt, answer, usd)
+        if how == "completed":
+            self.complete.add(task_id)
+        if how != "killed":
+            luigid.finish(attempt, how)
+            status = "DONE" if how == "completed" else "FAILED"
+            luigid.scheduler.add_task(task_id=task_id, worker=worker, status=status)
+
+    def compare(self) -> None:
+        fresh, second = self.site.start(), self.site.second
+        left = {task_id: cost for task_id, cost in self.costs.items() if task_id not in self.complete}
+        for luigid in (fresh, second):
+            luigid.run()
+            submit(luigid, left, "w2")
+        expected, found = said(fresh, left, "w2"), said(second, left, "w2")
+        assert found == expected
+        # Workers that nobody has heard of for long enough run nothing.
+        for luigid in (fresh, second):
+            for task in luigid.gate.state.tasks.values():
+                task.resumed_at = min(task.resumed_at, 1.0)
+            luigid.scheduler.begun = 0.0
+            runs.forget_lost_workers(luigid.scheduler)
+        assert said(second, left, "w2") == said(fresh, left, "w2")
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_whatever_has_happened_one_that_followed_it_says_what_one_that_begins_says(
+    part: int, tmp_path: Path
+) -> None:
+    for seed in range(6 * part, 6 * part + 6):
+        draw = random.Random(seed)
+        site = Site(tmp_path / str(seed), draw.choice([8, 15, 40]), draw.choice(["warn", "hold"]))
+        try:
+            history = History(site, seed)
+            history.live()
+            history.compare()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}") from error
+        finally:
+            site.end()
