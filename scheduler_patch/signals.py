@@ -96,8 +96,9 @@ def on_hangup(service: LedgerService) -> None:
         async with one_at_a_time:
             try:
                 await reload(service)
-            except Exception:
+            except Exception as error:
                 logger.exception("luigi.cfg was not reloaded, the settings stay as they were")
+                service.reload_refused(f"{type(error).__name__}: its log has more")
 
     def begin() -> None:
         task = loop.create_task(reload_now())
@@ -119,6 +120,7 @@ async def reload(service: LedgerService) -> bool:
         _check_complete(before, settings)
     except ConfigError as error:
         logger.error("luigi.cfg was not reloaded, the settings stay as they were: %s", error)
+        service.reload_refused(str(error))
         return False
     kept = {
         name: getattr(before, name) for name in AT_START if getattr(before, name) != getattr(settings, name)
@@ -148,10 +150,12 @@ def _check_complete(before: Settings, settings: Settings) -> None:
         if text not in before.passed_over:
             raise ConfigError(text)
     files = [str(path) for path in before.files if path not in settings.files]
-    gone = files or sorted(before.set_here - settings.set_here)
+    missing = before.set_here - settings.set_here
+    # With a list or table its entries are gone.
+    gone = files or sorted(name for name in missing if name.partition(": ")[0] not in missing - {name})
     if gone:
-        more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
-        raise ConfigError(f"{gone[0]}{more} was there and is gone; restart luigid if it is to stay away")
+        was, it = ("was there and is", "it is") if len(gone) == 1 else ("were there and are", "they are")
+        raise ConfigError(f"{', '.join(gone)} {was} gone; restart luigid if {it} to stay away")
 
 
 def _changes(before: Settings, settings: Settings) -> list[str]:

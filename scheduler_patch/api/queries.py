@@ -156,6 +156,7 @@ async def settings(service: LedgerService, call: ApiCall, request: NoFields) -> 
         "version": __version__,
         "gateway": sorted(service.relayed_vendors),
         "families": sorted(seen)[:_FAMILIES],
+        "not_reloaded": service.not_reloaded,
     }
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
 from luigi_spendguard.ledger.database.unreached import silent
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.redaction import Secret
+from luigi_spendguard.settings.policy import moment
 from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.state import DispatchState
@@ -101,6 +103,8 @@ class Books:
         #: What the gate decides by.
         self.state = scheduler.gate.state
         self._take(settings)
+        #: Since when, and why, luigi.cfg is not what is in force; None: it was taken over at the last reload.
+        self.not_reloaded: dict[str, str] | None = None
         self.throttle = Throttle()
         self.known_keys = KnownKeys()
         self._deliveries = Deliveries()
@@ -147,6 +151,7 @@ class Books:
         LedgerUnavailable.
         """
         self._take(settings)
+        self.not_reloaded = None
         self.state.moved()
         if self._ledger is None:
             return
@@ -155,6 +160,11 @@ class Books:
         await self.record(following.follow, settings.caps)
         self._day_cap = DayCap()
         await self.refresh()
+
+    def reload_refused(self, why: str) -> None:
+        """Keep it for those who ask that luigi.cfg could not be taken over, since when, and why not now."""
+        since = self.not_reloaded["since"] if self.not_reloaded else moment(int(time.time() * 1000)) or ""
+        self.not_reloaded = {"since": since, "why": why}
 
     def _open(self) -> Ledger:
         with self._opening:

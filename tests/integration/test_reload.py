@@ -202,6 +202,29 @@ def test_entries_of_lists_and_tables_do_not_go_either(served: Site) -> None:
     assert "reloaded: [spendguard_caps] Root changed from 5 to 6; [spendguard_caps] Other" in hang_up(served)
 
 
+def test_all_that_is_gone_is_named_and_check_says_that_the_file_is_not_in_force(served: Site) -> None:
+    served.restart(spendguard={"vendor_tasks": "A, B"}, spendguard_caps={"Root": 5, "Other": 5})
+    assert served.call("GET", "/settings", token=ADMIN_FIRST)[1]["not_reloaded"] is None
+    gone = {"vendor_tasks": None, "daily_cap_usd": None}
+    served.configure(spendguard=gone, spendguard_caps={"Root": None, "Other": None})
+    caps = "[spendguard_caps] Other, [spendguard_caps] Root"
+    names = f"[spendguard] daily_cap_usd, [spendguard] vendor_tasks, {caps}"
+    said = hang_up(served, "was not reloaded, the settings stay as they were: ")
+    assert f"as they were: {names} were there and are gone; restart luigid if they are to stay away\n" in said
+    failed = served.call("GET", "/settings", token=ADMIN_FIRST)[1]["not_reloaded"]
+    hang_up(served, "was not reloaded, the settings stay as they were: ")
+    assert served.call("GET", "/settings", token=ADMIN_FIRST)[1]["not_reloaded"] == failed  # Since the first.
+    code, out, _ = served.cli("check")
+    assert code == 1
+    [line] = [line for line in out.splitlines() if line.startswith("MISSING luigi.cfg of luigid: ")]
+    assert f"not reloaded since {failed['since']}, what was read before is in force: {names} were" in line
+    served.configure(
+        spendguard={"vendor_tasks": "A, B", "daily_cap_usd": 50}, spendguard_caps={"Root": 5, "Other": 5}
+    )
+    hang_up(served)
+    assert "not reloaded" not in served.cli("check")[1]
+
+
 def test_whether_caps_hold_is_said_at_each_start_and_reload(served: Site) -> None:
     unheard = "[spendguard] mode = shadow: NO CAP IS ENFORCED"
     served.configure(spendguard={"mode": "shadow"})
@@ -386,11 +409,12 @@ def test_check_says_that_a_family_taken_out_of_the_file_waits_for_a_restart(serv
     hang_up(served, "[spendguard_caps] MonthEdn was there and is gone; restart luigid")
     code, out, err = served.cli("check", "--module", "tests.support.pipelines", PYTHONPATH=str(REPOSITORY))
     assert code == 1
-    [line] = [line for line in out.splitlines() if line.startswith("MISSING")]
+    refused, line = [line for line in out.splitlines() if line.startswith("MISSING")]
+    assert refused.startswith("MISSING luigi.cfg of luigid: not reloaded since ")
     assert line.startswith("MISSING root MonthEdn: cap $5.00 a run")
     assert line.endswith("if that is luigid's, restart luigid, as a reload takes nothing away")
     assert err == (
-        "Error: 1 of these must be mended (MISSING): until then vendor tasks may fail, be denied, or run "
+        "Error: 2 of these must be mended (MISSING): until then vendor tasks may fail, be denied, or run "
         "under other caps than were meant\n"
     )
     served.restart()

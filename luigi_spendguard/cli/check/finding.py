@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 
 class Grade(Enum):
@@ -61,6 +62,13 @@ def said_once(found: Iterable[Finding]) -> Iterator[Finding]:
         worst[one.subject] = max(worst.get(one.subject, 0), order.index(one.grade))
     least = order.index(Grade.LOOK)
     yield from (one for one in found if order.index(one.grade) >= min(least, worst[one.subject]))
+
+
+def not_reloaded(who: str, told: Mapping[str, Any]) -> Iterator[Finding]:
+    """Say that who decides could not take over its luigi.cfg; one of before does not tell."""
+    if refused := told.get("not_reloaded"):
+        text = f"not reloaded since {refused['since']}, what was read before is in force: {refused['why']}"
+        yield Finding(f"luigi.cfg of {who}", text, Grade.MISSING)
 
 
 def unasked(found: Iterable[Finding], why: str) -> Iterator[Finding]:

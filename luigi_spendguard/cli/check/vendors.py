@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from luigi_spendguard.cli import in_force
 from luigi_spendguard.cli.api_client import Operator, OperatorError
-from luigi_spendguard.cli.check.finding import Doubt, Finding, Grade
+from luigi_spendguard.cli.check.finding import Doubt, Finding, Grade, not_reloaded
 from luigi_spendguard.cli.in_force import InForce
 from luigi_spendguard.config import Settings, vendor_in_force
 from luigi_spendguard.counted import counted
@@ -22,7 +22,8 @@ def gateway_apart(settings: Settings, reader: Operator, there: InForce) -> Itera
     apart, served = settings.gateway_url, there.gateways or {}
     if apart is not None:
         try:
-            in_force.gateway(settings, apart, reader).get("/status")
+            told = in_force.gateway(settings, apart, reader).get("/settings")
+            yield from not_reloaded("the gateway", told)
             yield Finding("gateway", f"answers at {apart}, for {', '.join(sorted(served)) or 'no vendor'}")
             if shown_in_clear(apart, reader.url):
                 clear = f"{apart} would show vault keys to the network, while luigid is reached by https"
