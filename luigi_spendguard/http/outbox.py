@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import logging
 import mmap
+import os
 import queue
 import threading
 import time
@@ -249,16 +250,18 @@ class Outbox:
         kept = sum(1 for one in waiting if one.number)
         if kept and self._spool is not None:
             logger.warning(
-                "What waits for the ledger in %s: %s. The next worker here says it, or `spendguard deliver`; "
-                "`spendguard check` shows what waits",
+                "What waits for the ledger in %s: %s of process %d. The next worker here says it, or "
+                "`spendguard deliver`; `spendguard check` shows what waits",
                 self._spool.folder,
                 counted(kept, "message"),
+                os.getpid(),
             )
         if lost := len(waiting) - kept:
             logger.error(
-                "%s to the ledger could not be delivered, and calls will be in doubt: "
+                "%s of process %d to the ledger could not be delivered, and calls will be in doubt: "
                 "see `spendguard calls` once the scheduler is back",
                 counted(lost, "message"),
+                os.getpid(),
             )
 
     def deliver(self, timeout_s: float) -> None:
