@@ -197,7 +197,7 @@ class Guard:
             answer: ReserveReply = yield Reserve(ask)
         except LedgerUnavailable as error:
             # The request may have arrived and only its answer be lost: nobody will send under it.
-            yield Finish(_void(call, call, f"its grant did not arrive: {error}"[:500]))
+            yield Finish(self._void_unheard(call, f"its grant did not arrive: {error}"[:500]))
             now = f"denied, nothing was sent: {error}"
             if call.unsure:
                 now = f"denied, nothing was sent now: {error}. {TRIED_BEFORE}"
@@ -205,9 +205,13 @@ class Guard:
         except (SpendDenied, GeneratorExit):
             raise
         except BaseException:
-            yield Finish(_void(call, call, "its sender was interrupted"))
+            yield Finish(self._void_unheard(call, "its sender was interrupted"))
             raise
         return answer
+
+    def _void_unheard(self, call: Call, note: str) -> EndRequest:
+        """Return what ends a call of which the ledger may not have heard: it may know of it by this alone."""
+        return replace(_void(call, call, note), vendor=self.vendor.name)
 
     def _record(self, request: Request, call: Call, denied: SpendDenied) -> Generator[Effect, Any, None]:
         """Put the guard's own refusal on record; a ledger that is away does not change it."""

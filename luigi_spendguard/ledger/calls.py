@@ -12,7 +12,7 @@ from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity, asks_the_same, key_digest
 from luigi_spendguard.ledger.overtaken import given_up, latest
-from luigi_spendguard.protocol import GRANT_SECONDS, ReserveRequest, facts_of, key_hash
+from luigi_spendguard.protocol import GRANT_SECONDS, EndRequest, ReserveRequest, facts_of, key_hash
 from luigi_spendguard.settings.policy import Caps
 
 #: Milliseconds for which a grant may be used.
@@ -231,12 +231,12 @@ def record(
     return values
 
 
-def tombstone(tx: Tx, scope: Scope, call_id: str, ask: int, why: str) -> None:
+def tombstone(tx: Tx, scope: Scope, void: EndRequest) -> None:
     """Void a call that is not known: a late request to reserve it is refused."""
     unknown = ReserveRequest(
-        call_id=call_id, vendor="", account="", operation="", method="", path="", ask=ask
+        call_id=void.call_id, vendor=void.vendor, account="", operation="", method="", path="", ask=void.ask
     )
-    text = f"voided before it was reserved: {why}" if why else "voided before it was reserved"
+    text = "voided before it was reserved" + (f": {void.note}" if void.note else "")
     decision = Decision("denied", "ledger_unavailable", text)
     row = record(tx, scope, unknown, Identity(), tx.now(), decision)
     move_money(tx, row, JournalEntry("void", note="tombstone"))

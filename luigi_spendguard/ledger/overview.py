@@ -32,6 +32,8 @@ POINTS, NAMES = 199, 9
 #: What a call has cost, and may still cost.
 _COST = "call.settled_micros + call.corrected_micros + call.overrun_micros"
 _OPEN = "CASE WHEN call.state IN ('pending','in_doubt') THEN call.reserved_micros ELSE 0 END"
+#: Of a call that the ledger knows by its end alone the vendor may be unknown.
+_KNOWN = {"vendor": " AND call.vendor <> ''", "family": ""}
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def spending(tx: Tx, run_id: str, by: str) -> dict[str, Any]:
     totals = tx.all(
         f"SELECT call.{by} AS name, count(*) AS calls, sum({_COST}) AS spent, sum({_OPEN}) AS reserved,"
         " count(*) FILTER (WHERE call.verdict = 'denied') AS denied FROM call WHERE call.run_id = ?"
-        " GROUP BY 1 ORDER BY spent DESC, calls DESC, name",
+        f"{_KNOWN[by]} GROUP BY 1 ORDER BY spent DESC, calls DESC, name",
         run_id,
     )
     shown = {row["name"] for row in totals[:NAMES]}

@@ -48,6 +48,7 @@ RUNS = (
     " AND state = 'in_doubt') AS in_doubt_micros,"
     # From vendor to vendor through the index, not over all calls of the run.
     " (WITH RECURSIVE seen (name) AS (SELECT min(vendor) FROM call WHERE call.run_id = run.run_id"
+    " AND vendor > ''"  # Of a call that the ledger knows by its end alone, it may be unknown.
     " UNION ALL SELECT (SELECT min(vendor) FROM call WHERE call.run_id = run.run_id AND vendor > seen.name)"
     " FROM seen WHERE seen.name IS NOT NULL) SELECT json_group_array(name) FROM seen"
     " WHERE name IS NOT NULL) AS vendors"

@@ -46,7 +46,7 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     if row is None:
         if message.kind == "void":
             _let_go(tx, scope, message)
-            tombstone(tx, scope, message.call_id, message.ask, message.note)
+            tombstone(tx, scope, message)
             return None
         raise NotFound(f"there is no call {message.call_id} to {message.kind}")
     if not scope.owns(row):

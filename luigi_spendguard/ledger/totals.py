@@ -55,6 +55,8 @@ def _by(rows: list[Row], column: str) -> list[dict[str, Any]]:
     """Return the sums for each value of a column, the greatest first."""
     parts: dict[str, list[Row]] = {}
     for row in rows:
+        if column == "vendor" and not row[column]:
+            continue  # Of a call that the ledger knows by its end alone: nothing was sent.
         parts.setdefault(row[column], []).append(row)
     order = sorted(parts, key=lambda name: (-sum(row["spent"] for row in parts[name]), name))
     return [{"name": name, **_shown(parts[name])} for name in order]

@@ -6,8 +6,12 @@ import uuid
 from typing import Any
 
 import pytest
+import stripe
 
+from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.http import ledger_client
 from tests.support.asking import ASK, Case, send
+from tests.support.attempts import Pretender
 from tests.support.site import Site
 
 
@@ -50,3 +54,20 @@ def test_actions_come_in_pages_and_totals_by_when_calls_were_made(site: Site) ->
 def test_what_is_not_known_is_refused(shared_site: Site, path: str) -> None:
     answer: Any = send(shared_site, "GET", path)
     assert (answer.status, answer.json["error"]) == (400, "bad_request")
+
+
+def test_a_call_that_a_killed_luigid_did_not_hear_of_is_on_record_with_its_vendor(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_client, "GIVE_UP_S", 0.5)
+    sending = Pretender(site, "run")
+    with sending.attempt():
+        assert site.luigid is not None
+        site.luigid.kill()
+        with pytest.raises(SpendDenied):
+            stripe.PaymentIntent.create(amount=100, currency="usd", customer="cus_1")
+        site.start()
+    [call] = site.calls("run")
+    assert (call["verdict"], call["vendor"]) == ("denied:ledger_unavailable", "stripe")
+    assert site.run("run")["vendors"] == ["stripe"]
+    assert site.stripe.posts() == []
