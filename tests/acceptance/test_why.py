@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.acceptance.test_shapes import SHAPES
+from tests.support.pipelines import Charge
 from tests.support.processes import wait_until
 from tests.support.site import Site
 
@@ -37,6 +38,21 @@ def test_without_blocked_tasks_luigis_own_codes_are_its_own(site: Site) -> None:
     site.configure(retcode={"spend_blocked": 42, "task_failed": 30})
     (site.folder / "out" / "die").touch()
     assert site.luigi("Charge", "--customer", "c")[0] == 30
+
+
+def test_what_a_dead_worker_has_is_a_success_unless_retcode_says_otherwise(site: Site) -> None:
+    task = Charge(customer="of the dead")
+    told = {"task_id": task.task_id, "family": "Charge", "params": task.to_str_params(), "worker": "dead"}
+    site.rpc("add_task", **told)
+    assert site.rpc("get_work", worker="dead")["task_id"] == task.task_id
+    for name, code in (("spend_blocked", 0), ("already_running", 46), ("not_run", 44)):
+        site.settings.pop("retcode", None)
+        site.configure(retcode={name: code or 45})
+        ended, out = site.luigi("Charge", "--customer", "of the dead")
+        assert ended == code, out
+        assert "looks :)" in out
+        assert "were being run by another worker" in out
+    assert site.stripe.moved() == 0
 
 
 def test_luigis_page_and_fetch_error_show_the_reason(site: Site) -> None:
