@@ -80,10 +80,10 @@ def forecast(luigid: Luigid) -> str:
     return str(run.forecast)
 
 
-def reserved(luigid: Luigid, task_id: str, usd: int = 1) -> Any:
-    """Have a task claimed that was dispatched, and its call under way."""
+def reserved(luigid: Luigid, task_id: str, usd: int = 1, *, ask: int = 1) -> Any:
+    """Have a task claimed that was dispatched and may spend so much, and its call under way."""
     attempt = luigid.claim(task_id, cost=usd)
-    return attempt, luigid.reserve(attempt, usd, f"cus_{task_id}")
+    return attempt, luigid.reserve(attempt, ask, f"cus_{task_id}")
 
 
 @pytest.mark.parametrize("how", ["under way", "in doubt", "paid, then failed", "paid, then killed"])
@@ -143,6 +143,47 @@ def test_in_another_run_it_pays_like_any_other(site: Site) -> None:
     site.refresh()
     assert (task.need, task.paid, task.pinned) == (2 * USD, False, None)
     assert site.second.gate.paying_run("T", "w2") == "other"
+
+
+def test_what_another_luigid_runs_is_set_aside_until_it_has_ended(site: Site) -> None:
+    submit(site.first, {"T": "2"})
+    attempt, answer = reserved(site.first, str(site.first.work()), 2, ask=1)
+    site.refresh()
+    assert site.second.counted() == 1 * USD
+    site.first.settle(attempt, answer)
+    site.first.fail(attempt)
+    site.refresh()
+    assert site.second.counted() == 0
+    fresh = site.start()
+    for luigid in (site.second, fresh):
+        submit(luigid, {"U": "1"})
+    assert said(site.second, ["U"]) == said(fresh, ["U"])
+    assert forecast(fresh) == "$2.00", "nobody has submitted the other one here"
+
+
+def test_a_luigids_own_attempts_are_not_followed(site: Site) -> None:
+    """Luigi knows that the task is done before its worker has said how the attempt has ended."""
+    submit(site.first, {"T": "2"})
+    reserved(site.first, str(site.first.work()), 2, ask=0)
+    site.first.scheduler.add_task(task_id="T", worker="w", status="DONE")
+    site.refresh()
+    assert (site.first.counted(), list(site.first.gate.state.tasks)) == (0, [])
+
+
+def test_what_has_paid_and_was_pruned_since_is_counted_once(site: Site) -> None:
+    costs: dict[str, str | None] = {"T": "2", "U": "1"}
+    submit(site.first, costs)
+    attempt, answer = reserved(site.first, str(site.first.work()), 2, ask=2)
+    site.first.settle(attempt, answer, 2)
+    site.first.fail(attempt)
+    site.refresh()
+    site.first.scheduler._state.inactivate_tasks(["T"])
+    assert "T" not in site.first.gate.state.tasks
+    fresh = site.start()
+    for luigid in (site.first, fresh):
+        submit(luigid, costs)
+    assert said(site.first, costs) == said(fresh, costs)
+    assert forecast(site.first) == "$3.00"
 
 
 def pay(luigid: Luigid, worker: str = "w") -> None:
