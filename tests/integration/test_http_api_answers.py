@@ -83,7 +83,7 @@ def test_the_day_has_no_amounts_without_a_daily_cap(shared_site: Site) -> None:
         ("/calls?verdict=denied:bogus", "'verdict' must be one of"),
         (
             "/calls?tsk=x",
-            "this route takes before, customer, limit, run, since, state, task, total, until",
+            "this route takes before, customer, limit, prefix, run, since, state, task, total, until",
         ),
         ("/calls?vendor=paypal", "'vendor' must be one of resend, stripe, twilio"),
         ("/calls?since=yesterday", "'since' must be a moment with its zone"),
