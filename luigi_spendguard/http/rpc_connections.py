@@ -38,7 +38,7 @@ class Exchange(NamedTuple):
     by: float
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """A reply; `is_luigids`: luigid has given it, not what stands before it."""
 
     status: int
@@ -58,7 +58,7 @@ class RpcConnections:
         """Close those that nobody uses."""
         _close(self._idle)
 
-    def post(self, exchange: Exchange, connect_s: float) -> Answer:
+    def post(self, exchange: Exchange, connect_s: float) -> HttpAnswer:
         """Send a request that may be sent again; return the reply.
 
         Raises OSError, without frames that have the request's bytes, and so a token.
@@ -76,7 +76,7 @@ class RpcConnections:
             raised = _shown(error)
         raise raised
 
-    def _exchanged(self, connection: HTTPConnection, to: Destination, asked: Exchange) -> Answer:
+    def _exchanged(self, connection: HTTPConnection, to: Destination, asked: Exchange) -> HttpAnswer:
         lasts = False
         try:
             connection.sock.settimeout(max(0.1, asked.by - time.monotonic()))
@@ -96,7 +96,7 @@ class RpcConnections:
                 connection.close()
         if lasts:
             self._idle.append((time.monotonic(), connection))
-        return Answer(reply.status, body, reply.headers.get(ANSWERED) is not None)
+        return HttpAnswer(reply.status, body, reply.headers.get(ANSWERED) is not None)
 
     def _take(self) -> HTTPConnection | None:
         """Return a connection that was used lately, and on which nothing has arrived since."""
