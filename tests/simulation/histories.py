@@ -148,17 +148,16 @@ def _fault(by: random.Random, plan: Plan, kinds: Kinds, who: str) -> list[Plan]:
         return [{"fault": kind, "who": who, "step": 1 + int(by.random() ** 2 * steps)}]
     if kind in ("message", "cut off") and who.startswith("luigid"):  # It says nothing of its own.
         who = by.choice([*(one["name"] for one in plan["workers"]), *(["operator"] if plan["acts"] else [])])
-    often = {"after": by.choice((0, 1, 1, 1, 2, 3)), "times": by.choice((1, 4, 6, 9))}
+    often = {"after": by.choice((0, 1, 1, 1, 2, 3)), "times": by.choice((1, 3, 4, 6, 9))}
     fault: Plan = {"fault": kind, "who": who, "at": at}
     if kind == "cut off":  # Its network fails: neither luigid nor its vendor can be spoken to.
         loses = {**fault, "fault": by.choice(_MESSAGES[:2]), "at": 0.0, **often}
         return [loses, {**fault, "fault": "vendor", "at": 0.0, "how": by.choice(_VENDORS[2:4])}]
     if kind == "message":
         kind = fault["fault"] = by.choice(kinds.messages)
-        if kind.startswith("lose") and by.random() < 0.5:
-            return [{**fault, "at": 0.0, **often}]
         lasts = {"hold up": round(by.random() * 12, 3), "delay": round(by.random() ** 2 * 8, 3)}
-        return [fault | ({"for": lasts[kind]} if kind in lasts else {})]
+        fault |= {"for": lasts[kind]} if kind in lasts else {}
+        return [fault if kind == "hold up" or by.random() < 0.5 else {**fault, "at": 0.0, **often}]
     if kind == "vendor":
         fault["how"] = by.choice(kinds.vendors)
         if by.random() < (0.4 if kinds.are_few else 0.7):

@@ -171,17 +171,20 @@ class Judge:
         # What a declined call has left open counts until it is cancelled.
         moved = Counter({whom: self.site.vendors.open_micros(whom) for whom in self.intended})
         spent, doubts = Counter[str](), Counter[str]()
-        known = {row["object_id"]: row for row in calls if row["object_id"] and row["verdict"] == "allowed"}
+        known = defaultdict[str, list[Row]](list)  # One counts for what answers all calls of its key.
         for row in calls:
             if row["asked_micros"] and row["verdict"] == "allowed":
                 spent[row["target"]] += settled(row) + row["overrun_micros"]
                 doubts[row["target"]] += held(row, "in_doubt")
+            if row["object_id"] and row["verdict"] == "allowed":
+                known[row["object_id"]].append(row)
         for made in self.site.vendors.moved:
             moved[made.whom] += made.micros
-            row = known.get(made.object_id)
-            if row is not None and made.whom not in self.site.misjudged and row["state"] != "in_doubt":
-                cost = settled(row) + row["overrun_micros"]
-                check(cost == made.micros, "P3", f"{made}, and call {row['id']} has cost {cost}")
+            rows = known[made.object_id]
+            unclear = made.whom in self.site.misjudged or any(row["state"] == "in_doubt" for row in rows)
+            if rows and not unclear:
+                cost = sum(settled(row) + row["overrun_micros"] for row in rows)
+                check(cost == made.micros, "P3", f"{made}, and call {rows[0]['id']} has cost {cost}")
         for whom in {*moved, *spent} - self.site.misjudged:
             said, real = spent[whom], moved[whom]
             most = said + doubts[whom] * (3 if whom.startswith("+") else 1)

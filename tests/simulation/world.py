@@ -228,9 +228,10 @@ class World:
         label = (sender.name, sender.messages)
         answered = Pending(self)
         delays = [0.0005 + 0.004 * self.chance(*label, "there")]
-        if fault := self.fault("delay", sender.name):
-            delays = [fault["for"]]
-            if self.chance(*label, "given up") < 0.5:
+        if fault := self.fault("delay", *label):
+            is_one = "times" not in fault
+            delays = [fault["for"] * (1 if is_one else 2 * self.chance(*label, "for"))]
+            if self.chance(*label, "given up") < (0.5 if is_one else 0.9):
                 broken_s = self.chance(*label, "broken")
                 self.later(broken_s, lambda: answered.set_exception(ConnectionResetError()))
         if held := [
@@ -242,7 +243,7 @@ class World:
             delays = [max(0.0, until - self.now) + 0.5 * self.chance(*label, "held up")]
         if self.fault("lose request", *label):
             delays = []
-        if self.fault("double", sender.name):
+        if self.fault("double", *label):
             delays = [*delays, 0.001 + 3 * self.chance(*label, "again") ** 2]
         loses_answer = self.fault("lose answer", *label) is not None
         back_s = 0.0005 + 0.003 * self.chance(*label, "back")
