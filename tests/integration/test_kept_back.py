@@ -9,7 +9,7 @@ import pytest
 
 from luigi_spendguard import SpendDenied
 from luigi_spendguard.errors import PluginError
-from luigi_spendguard.http.rpc_connections import Answer, Exchange, RpcConnections
+from luigi_spendguard.http.rpc_connections import Exchange, HttpAnswer, RpcConnections
 from tests.integration.test_lost_answers import World, made, make
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
@@ -70,9 +70,11 @@ def test_a_grant_that_a_proxy_keeps_back_is_given_back(
     """Else it would stay open beside the call that is made then, and the next attempt would send it."""
     post, kept = RpcConnections.post, [status]
 
-    def keeping(self: Any, asked: Exchange, connect_s: float) -> Answer:
+    def keeping(self: Any, asked: Exchange, connect_s: float) -> HttpAnswer:
         reply = post(self, asked, connect_s)
-        return Answer(kept.pop(), b"kept", False) if kept and asked.path == "/api/spend_reserve" else reply
+        return (
+            HttpAnswer(kept.pop(), b"kept", False) if kept and asked.path == "/api/spend_reserve" else reply
+        )
 
     before, customer = site.stripe.moved(), f"cus_{status}"
     pretender = Pretender(site, f"run-{status}", f"Charge_{status}")
@@ -101,9 +103,9 @@ def test_an_end_that_a_proxy_answers_itself_is_said_again(
     post, kept = RpcConnections.post, [status] * 2
     said = ("/api/spend_settle", "/api/spend_attempt", "/api/spend_finish")
 
-    def keeping(self: Any, asked: Exchange, connect_s: float) -> Answer:
+    def keeping(self: Any, asked: Exchange, connect_s: float) -> HttpAnswer:
         instead = kept and asked.path in said
-        return Answer(kept.pop(), body, False) if instead else post(self, asked, connect_s)
+        return HttpAnswer(kept.pop(), body, False) if instead else post(self, asked, connect_s)
 
     run_id = f"end-{status}-{len(body)}"
     pretender = Pretender(site, run_id, run_id)
