@@ -12,6 +12,7 @@ import pytest
 import stripe
 
 from luigi_spendguard import SpendDenied
+from luigi_spendguard.ledger.claims import NewClaim, claim
 from luigi_spendguard.protocol import GRANT_SECONDS, EndRequest, ReserveRequest
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.stripe import GuardedStripeClient
@@ -75,12 +76,12 @@ def test_it_waits_for_an_earlier_runs_call_that_this_run_sends_again(pretender: 
     with pretender.attempt() as attempt:
         attempt.client.reserve(attempt.key, ask)
         attempt.client.end(attempt.key, EndRequest("doubt", ask.call_id, 1))
-    # Else luigid would dispatch it for the run that has paid.
-    pretender.rpc.add_task(worker=pretender.worker, task_id=pretender.task_id, status="DONE")
     later = Pretender(pretender.site, f"{pretender.run_id}-later", pretender.task_id)
-    attempt = later.claimed()
+    elsewhere = NewClaim(str(uuid.uuid4()), later.run_id, later.task_id, "Charge", {}, "another luigid's")
+    with pretender.site.books(writes=True) as tx:  # This luigid dispatches it for the run that has paid.
+        _, key = claim(tx, elsewhere)
     begun = time.monotonic()
-    answer = attempt.client.reserve(attempt.key, replace(ask, call_id=str(uuid.uuid4())))
+    answer = later.client.reserve(key, replace(ask, call_id=str(uuid.uuid4())))
     assert (answer.verdict, answer.resend, answer.call_id) == ("allowed", True, ask.call_id)
     assert revoke(later)["calls_under_way"] == 1
     assert time.monotonic() - begun >= GRANT_SECONDS
