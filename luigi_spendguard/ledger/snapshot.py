@@ -286,7 +286,9 @@ def changes(tx: Tx, since: int) -> Changes:
 
 #: The latest claims of tasks that have not completed since; which claims are looked at may follow.
 _CLAIMS = (
-    f"SELECT claim.rowid AS seq, claim.*, {REMAINING} AS left_micros,"
+    # Without a budget of its own a task has no such amount: a server's greatest() would say 0.
+    "SELECT claim.rowid AS seq, claim.*,"
+    f" CASE WHEN budget.id IS NOT NULL THEN {REMAINING} END AS left_micros,"
     " (SELECT task_id FROM call WHERE id = claim.held_part AND claim.held_scope = 'duplicate'"
     f" AND epoch = {COMPLETIONS.format('call')}) AS beside_task"
     " FROM claim"
