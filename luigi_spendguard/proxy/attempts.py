@@ -42,8 +42,16 @@ class Mark(NamedTuple):
 _NAMEABLE = re.compile(r"[\w-]{1,64}")
 
 
-def _is_under_way(text: list[str]) -> bool:
-    return text[2] == str(os.getpid()) or (text[2] != "" and not is_gone(int(text[2])))
+#: What stands beside a mark, where none of the task's processes has the call under way.
+_LOST, _DENIED = "", "denied"
+#: The most denied calls that are kept: what comes late comes soon.
+_MOST_DENIED = 100
+
+
+def _is_lost(text: list[str]) -> bool:
+    if text[2] in (_LOST, _DENIED):
+        return text[2] == _LOST
+    return text[2] != str(os.getpid()) and is_gone(int(text[2]))
 
 
 class Unanswered(Sharing):
@@ -53,6 +61,9 @@ class Unanswered(Sharing):
     gateway tell that it is no second call. It may be made again by any process that the task has started:
     beside the marks stands which one has the call under way, as nobody but the others knows what one had
     that is gone.
+
+    A denial answers what has come to the gateway that gives it: something between may have sent the same to
+    another one, where it still waits. So a call that was denied is given up when it is made again.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -64,12 +75,12 @@ class Unanswered(Sharing):
     def _changing(self) -> Iterator[dict[str, Mark]]:
         """Hold the marks of what was lost in the block, and keep what is changed in them there."""
         with self._held() as texts:
-            lost = {key: Mark(*text[:2]) for key, text in texts.items() if not _is_under_way(text)}
+            lost = {key: Mark(*text[:2]) for key, text in texts.items() if _is_lost(text)}
             before = set(lost)
             yield lost
             for key in before - lost.keys():
                 del texts[key]
-            texts.update((key, [*mark, ""]) for key, mark in lost.items())
+            texts.update((key, [*mark, _LOST]) for key, mark in lost.items())
 
     @contextmanager
     def _under_way(self, own: str, mark: Mark | None) -> Iterator[None]:
@@ -77,28 +88,37 @@ class Unanswered(Sharing):
         if mark is None:
             yield
             return
-        of_this = str(os.getpid())
+        of_this, left = str(os.getpid()), _LOST
         with self._held() as texts:
-            texts.setdefault(own, [*mark, of_this])
-        unanswered = _NAMEABLE.fullmatch(own) is not None
+            if texts.get(own, [_DENIED])[-1] == _DENIED:
+                texts[own] = [*mark, of_this]
+        is_answered = False
         try:
             yield
-            unanswered = False
+            is_answered = True
         except (SpendDenied, VendorUnreachable):
-            unanswered = False
+            left = _DENIED
             raise
         finally:
             with self._held() as texts:
-                if texts.get(own, ["", "", ""])[2] == of_this:
-                    if unanswered:  # At once: killed in between, this process would leave no mark.
-                        texts[own] = [*mark, ""]
-                    else:
-                        del texts[own]
+                if texts.get(own, [_LOST])[-1] == of_this:
+                    del texts[own]
+                    if not is_answered and _NAMEABLE.fullmatch(own):
+                        # At once: killed in between, this process would leave no mark.
+                        texts[own] = [*mark, left]
+                    denied = [key for key, text in texts.items() if text[2] == _DENIED]
+                    for key in denied[:-_MOST_DENIED]:
+                        del texts[key]
 
     def _is_others(self, own: str) -> bool:
         """Return whether another process has a call under way that this one only passes on."""
         with self._held() as texts:
-            return texts.get(own, ["", "", ""])[2] not in ("", str(os.getpid()))
+            return texts.get(own, [_LOST])[-1] not in (_LOST, _DENIED, str(os.getpid()))
+
+    def _denied(self, mark: Mark) -> list[str]:
+        """Return the keys of equal calls that were denied."""
+        with self._held() as texts:
+            return [key for key, text in texts.items() if text == [*mark, _DENIED]]
 
     @staticmethod
     def of(request: Request, target: str) -> Mark:
@@ -109,7 +129,8 @@ class Unanswered(Sharing):
         )
 
     def named(self, mark: Mark, own: str, others: str = "") -> str:
-        """Return the keys (blank between) of all calls that a request may be, `own` excepted.
+        """Return the keys (blank between) of all calls that a request may be, `own` excepted, and behind them
+        as many as fit of the equal ones that were denied.
 
         `others` are those that another process names for a request of its own. Requests to another path are
         other calls. TOO_MANY_UNANSWERED when they do not fit, and none is equal: a call that is left out
@@ -122,11 +143,11 @@ class Unanswered(Sharing):
         keys = [key for key, other in marks.items() if other.line == mark.line and key != own]
         keys.sort(key=lambda key: marks[key].body != mark.body)
         joined = " ".join(dict.fromkeys((*others.split(), *keys)))
-        if len(joined) <= MAX_UNANSWERED:
-            return joined
-        if not others and marks[keys[0]].body == mark.body:  # It is one of those that stand first.
-            return joined[: MAX_UNANSWERED + 1].rpartition(" ")[0]
-        return TOO_MANY_UNANSWERED
+        if len(joined) > MAX_UNANSWERED and (others or marks[keys[0]].body != mark.body):
+            return TOO_MANY_UNANSWERED  # Else it is one of those that stand first.
+        denied = [key for key in self._denied(mark) if key != own]
+        joined = " ".join(dict.fromkeys((*joined.split(), *denied)))
+        return joined if len(joined) <= MAX_UNANSWERED else joined[: MAX_UNANSWERED + 1].rpartition(" ")[0]
 
     def was_sent(self, own: str, mark: Mark | None, told: str = "") -> bool:
         """Return whether the gateway was sent a call before, as far as that is known here: under its key, or
@@ -141,7 +162,7 @@ class Unanswered(Sharing):
         """Remember a call if it is not answered in the block; None: the gateway knows it again without.
 
         One that is answered is forgotten, and so is the oldest equal one of those that the gateway was `told`
-        of (keys, blank between): it is that call, made again.
+        of (keys, blank between): it is that call, made again. What of those was denied is given up by now.
         """
         try:
             with self._under_way(own, mark):
@@ -158,9 +179,12 @@ class Unanswered(Sharing):
         self._own_keys.discard(own)
         if self._is_others(own):  # Its program may be gone before it hears the answer.
             return
+        named = set(told.split())
+        with self._held() as texts:
+            for key in [key for key in named & texts.keys() if texts[key][2] == _DENIED]:
+                del texts[key]
         with self._changing() as marks:
             if marks.pop(own, None) is None and mark is not None:
-                named = set(told.split())
                 equal = next((key for key, other in marks.items() if other == mark and key in named), "")
                 marks.pop(equal, None)
 

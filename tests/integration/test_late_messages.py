@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ import stripe
 from requests import ConnectionError as Lost
 from stripe import APIConnectionError, APIError, CardError
 
+from luigi_spendguard import BudgetExceeded
 from tests.support.attempts import Pretender
 from tests.support.clients import by_requests
 from tests.support.network import Holding
@@ -61,10 +62,11 @@ class Pair:
         self.site.end()
 
     @contextmanager
-    def attempt(self) -> Iterator[None]:
+    def attempt(self, budget_usd: str | None = None) -> Iterator[None]:
         """Run the block as an attempt of a task that pays somebody else than all before."""
         self.whom = f"{next(_NUMBERS):04d}"
-        with Pretender(self.site, f"run-{self.whom}", f"Charge_{self.whom}").attempt():
+        run = f"run-{self.whom}"
+        with Pretender(self.site, run, f"Charge_{self.whom}", budget_usd=budget_usd).attempt():
             yield
 
     def call(self, kind: str) -> bool:
@@ -188,6 +190,24 @@ def test_what_comes_twice_is_sent_no_more_once_its_caller_knows_that_it_failed(
         assert (pair.network.deliver(pair.port), len(pair.stripe.posts())) == (503, tried)
         assert pair.call("charge")
     assert pair.times("charge") == 1
+
+
+@pytest.mark.parametrize("first", ["late", "again"])
+@pytest.mark.parametrize("kind", ["charge", "text"])
+def test_what_comes_twice_is_paid_once_where_the_first_was_denied(pair: Pair, kind: str, first: str) -> None:
+    """Its caller makes it again once there is room; `first`: what comes first then."""
+    with pair.attempt("0.001"):
+        with pair.network.holding(passes=True), suppress(BudgetExceeded):
+            assert not pair.call(kind)
+        assert pair.times(kind) == 0
+        assert pair.site.cli("top-up", f"run-{pair.whom}", "5")[0] == 0
+        status = {"late": 201 if kind == "text" else 200, "again": 503}[first]
+        steps = [lambda: pair.network.deliver(pair.port) == status, lambda: pair.call(kind)]
+        for step in steps if first == "late" else reversed(steps):
+            assert step()
+        assert pair.times(kind) == 1
+        assert pair.call(kind), "another one"
+    assert pair.times(kind) == 2
 
 
 def test_what_comes_late_and_first_is_the_one_that_is_paid(pair: Pair) -> None:

@@ -78,6 +78,56 @@ def test_an_unknown_outcome_is_no_answer_and_a_denial_sends_nothing() -> None:
     assert known.named(mark(b"z"), "new") == "k1"
 
 
+def deny(known: Unanswered, key: str, body: bytes) -> None:
+    told = known.named(mark(body), key)
+    with pytest.raises(SpendDenied), known.remembered(key, mark(body), told):
+        raise denial("ledger_unavailable", "no")
+
+
+def test_what_was_denied_is_given_up_by_an_equal_call_alone_and_was_not_sent() -> None:
+    known = Unanswered()
+    deny(known, "k1", b"a")
+    lose(known, "k2", b"b")
+    deny(known, "k3", b"a")
+    told = known.named(mark(b"a"), "k4")
+    assert (told, known.named(mark(b"c"), "k4"), known.named(mark(b"a"), "k3")) == ("k2 k1 k3", "k2", "k2 k1")
+    assert not known.was_sent("k1", mark(b"a"), told)
+    answered(known, "k4", b"a", told)
+    assert known.named(mark(b"a"), "k5") == "k2"
+
+
+def test_a_try_that_is_lost_after_one_that_was_denied_is_lost() -> None:
+    known = Unanswered()
+    deny(known, "k1", b"a")
+    lose(known, "k1", b"a")
+    assert known.named(mark(b"c"), "k2") == "k1"
+    assert known.was_sent("k1", mark(b"a"))
+    deny(known, "k1", b"a")
+    assert known.named(mark(b"c"), "k2") == "k1", "a denial says nothing of the try before"
+
+
+def test_many_that_were_denied_are_in_nobodys_way() -> None:
+    known = Unanswered()
+    for number in range(1000):
+        deny(known, f"spendguard-call-{number:020}", b"%d" % number)
+    for number in range(300):
+        deny(known, f"spendguard-again-{number:020}", b"a")
+    assert known.named(mark(b"new"), "new") == ""
+    named = known.named(mark(b"a"), "new").split()
+    assert named[-1] == f"spendguard-again-{299:020}"
+    assert 50 <= len(named) <= 100
+
+
+def test_what_a_forked_process_was_denied_the_others_give_up() -> None:
+    known = Unanswered()
+    pid = os.fork()
+    if not pid:
+        deny(known, "in-child", b"a")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert known.named(mark(b"a"), "new") == "in-child"
+
+
 def test_more_than_fit_are_named_where_one_is_equal_and_refused_where_none_is() -> None:
     known = Unanswered()
     for number in range(400):
