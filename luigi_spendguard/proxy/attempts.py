@@ -43,13 +43,13 @@ _NAMEABLE = re.compile(r"[\w-]{1,64}")
 
 
 #: What stands beside a mark, where none of the task's processes has the call under way.
-_LOST, _DENIED = "", "denied"
-#: The most denied calls that are kept: what comes late comes soon.
-_MOST_DENIED = 100
+_LOST, _FAILED = "", "failed"
+#: The most failed calls that are kept: what comes late comes soon.
+_MOST_FAILED = 100
 
 
 def _is_lost(text: list[str]) -> bool:
-    if text[2] in (_LOST, _DENIED):
+    if text[2] in (_LOST, _FAILED):
         return text[2] == _LOST
     return text[2] != str(os.getpid()) and is_gone(int(text[2]))
 
@@ -62,8 +62,9 @@ class Unanswered(Sharing):
     beside the marks stands which one has the call under way, as nobody but the others knows what one had
     that is gone.
 
-    A denial answers what has come to the gateway that gives it: something between may have sent the same to
-    another one, where it still waits. So a call that was denied is given up when it is made again.
+    A denial, or a vendor's error, answers what has come to the gateway that gives it: something between may
+    have sent the same once more, which still waits there, or at another one, or is at the vendor. So a call
+    that has failed is named when an equal one is made, too.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -90,14 +91,14 @@ class Unanswered(Sharing):
             return
         of_this, left = str(os.getpid()), _LOST
         with self._held() as texts:
-            if texts.get(own, [_DENIED])[-1] == _DENIED:
+            if texts.get(own, [_FAILED])[-1] == _FAILED:
                 texts[own] = [*mark, of_this]
         is_answered = False
         try:
             yield
             is_answered = True
         except (SpendDenied, VendorUnreachable):
-            left = _DENIED
+            left = _FAILED
             raise
         finally:
             with self._held() as texts:
@@ -106,19 +107,19 @@ class Unanswered(Sharing):
                     if not is_answered and _NAMEABLE.fullmatch(own):
                         # At once: killed in between, this process would leave no mark.
                         texts[own] = [*mark, left]
-                    denied = [key for key, text in texts.items() if text[2] == _DENIED]
-                    for key in denied[:-_MOST_DENIED]:
+                    failed = [key for key, text in texts.items() if text[2] == _FAILED]
+                    for key in failed[:-_MOST_FAILED]:
                         del texts[key]
 
     def _is_others(self, own: str) -> bool:
         """Return whether another process has a call under way that this one only passes on."""
         with self._held() as texts:
-            return texts.get(own, [_LOST])[-1] not in (_LOST, _DENIED, str(os.getpid()))
+            return texts.get(own, [_LOST])[-1] not in (_LOST, _FAILED, str(os.getpid()))
 
-    def _denied(self, mark: Mark) -> list[str]:
-        """Return the keys of equal calls that were denied."""
+    def _failed(self, mark: Mark) -> list[str]:
+        """Return the keys of equal calls that have failed."""
         with self._held() as texts:
-            return [key for key, text in texts.items() if text == [*mark, _DENIED]]
+            return [key for key, text in texts.items() if text == [*mark, _FAILED]]
 
     @staticmethod
     def of(request: Request, target: str) -> Mark:
@@ -130,7 +131,7 @@ class Unanswered(Sharing):
 
     def named(self, mark: Mark, own: str, others: str = "") -> str:
         """Return the keys (blank between) of all calls that a request may be, `own` excepted, and behind them
-        as many as fit of the equal ones that were denied.
+        as many as fit of the equal ones that have failed.
 
         `others` are those that another process names for a request of its own. Requests to another path are
         other calls. TOO_MANY_UNANSWERED when they do not fit, and none is equal: a call that is left out
@@ -145,8 +146,8 @@ class Unanswered(Sharing):
         joined = " ".join(dict.fromkeys((*others.split(), *keys)))
         if len(joined) > MAX_UNANSWERED and (others or marks[keys[0]].body != mark.body):
             return TOO_MANY_UNANSWERED  # Else it is one of those that stand first.
-        denied = [key for key in self._denied(mark) if key != own]
-        joined = " ".join(dict.fromkeys((*joined.split(), *denied)))
+        failed = [key for key in self._failed(mark) if key != own]
+        joined = " ".join(dict.fromkeys((*joined.split(), *failed)))
         return joined if len(joined) <= MAX_UNANSWERED else joined[: MAX_UNANSWERED + 1].rpartition(" ")[0]
 
     def was_sent(self, own: str, mark: Mark | None, told: str = "") -> bool:
@@ -161,8 +162,9 @@ class Unanswered(Sharing):
     def remembered(self, own: str, mark: Mark | None, told: str = "") -> Iterator[None]:
         """Remember a call if it is not answered in the block; None: the gateway knows it again without.
 
-        One that is answered is forgotten, and so is the oldest equal one of those that the gateway was `told`
-        of (keys, blank between): it is that call, made again. What of those was denied is given up by now.
+        The block raises SpendDenied or VendorUnreachable for one that was not made, as far as its answer
+        says. One that was made is forgotten, and so is the oldest equal one of those that the gateway was
+        `told` of (keys, blank between): it is that call, made again. Those that have failed are given up.
         """
         try:
             with self._under_way(own, mark):
@@ -181,7 +183,7 @@ class Unanswered(Sharing):
             return
         named = set(told.split())
         with self._held() as texts:
-            for key in [key for key in named & texts.keys() if texts[key][2] == _DENIED]:
+            for key in [key for key in named & texts.keys() if texts[key][2] == _FAILED]:
                 del texts[key]
         with self._changing() as marks:
             if marks.pop(own, None) is None and mark is not None:

@@ -134,8 +134,16 @@ class _Intercepted(ConnectionError):
     """What stands before a gateway has answered: perhaps after it had passed the call on."""
 
 
-class _NotTaken(VendorUnreachable):
-    """A gateway has refused the request before it was taken for a call: that says nothing of one."""
+class NotMade(VendorUnreachable):
+    """The answer is an error, or a refusal of what was not taken for a call: that says nothing of another
+    copy of the request, nor of an equal one that was lost before.
+    """
+
+
+def check_made(reply: Reply) -> None:
+    """Raise NotMade for a reply after which the call is made again, if its task wants it to be made."""
+    if reply.status >= 400 or reply.headers.get(RELAYED) == NOT_TAKEN:
+        raise NotMade
 
 
 class Forwarder:
@@ -188,11 +196,10 @@ class Forwarder:
                     raise _denied(reply.headers[DENIAL], gateway)
                 if RELAYED not in reply.headers:
                     raise _Intercepted
-                if reply.headers[RELAYED] == NOT_TAKEN:
-                    raise _NotTaken
+                check_made(reply)
         except _Intercepted:
             raise _not_the_gateways(reply, gateway) from None
-        except _NotTaken:
+        except NotMade:
             return reply
         first_at = reply.headers.get(REPLAYED, "")
         if first_at.isdecimal():

@@ -15,15 +15,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stripe
 from requests import ConnectionError as Lost
-from stripe import APIConnectionError, APIError, CardError
+from stripe import APIConnectionError, APIError, CardError, RateLimitError
 
 from luigi_spendguard import BudgetExceeded
 from tests.support.attempts import Pretender
 from tests.support.clients import by_requests
+from tests.support.desk import by_hand
 from tests.support.network import Holding
 from tests.support.pipelines import charge
 from tests.support.processes import Process, free_port, listening, wait_until
@@ -42,6 +44,7 @@ class Pair:
         self.site = Site(folder / "site", stripe=self.stripe, twilio=self.twilio, gateway=True)
         self.network, self.port = Holding(self.site.port), free_port()
         self.site.configure(spendguard={"gateway_url": self.network.url})
+        self.price = by_hand(stripe, "/v1/prices", currency="usd", unit_amount="100")["id"]
         self.start()
 
     def start(self) -> None:
@@ -75,19 +78,22 @@ class Pair:
             form = {"To": f"+1415555{self.whom}", "From": "+14155550199", "Body": "hi"}
             return bool(by_requests("POST", TEXTS, data=form).status_code == 201)
         try:
+            if kind == "subscription":
+                items: list[Any] = [{"price": self.price}]
+                return bool(stripe.Subscription.create(customer=f"cus_late_{self.whom}", items=items))
             card = "pm_card_chargeDeclined" if kind == "declined" else "pm_card_visa"
             return bool(charge(f"cus_late_{self.whom}", card=card))
         except APIConnectionError:
             raise
-        except APIError:
+        except (APIError, RateLimitError):
             return False
 
     def times(self, kind: str) -> int:
         """Return how often that was paid, by the vendor's books."""
         if kind == "text":
             return sum(one["to"] == f"+1415555{self.whom}" for one in self.twilio.sent())
-        paid = [one for one in self.stripe.books()["moved"] if one["customer"] == f"cus_late_{self.whom}"]
-        return len(paid)
+        moved = [one for one in self.stripe.books()["moved"] if one["customer"] == f"cus_late_{self.whom}"]
+        return sum(one["amount"] > 0 for one in moved)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +214,30 @@ def test_what_comes_twice_is_paid_once_where_the_first_was_denied(pair: Pair, ki
         assert pair.times(kind) == 1
         assert pair.call(kind), "another one"
     assert pair.times(kind) == 2
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_error_of_what_prices_a_call_says_nothing_of_what_is_made_already(
+    pair: Pair, status: int, lost: bool
+) -> None:
+    """`lost`: that has no answer; else it is the second of one request that came twice."""
+    price = {"status": status, "match": "GET /v1/prices"}
+    with pair.attempt():
+        if lost:
+            with pair.network.holding(), pytest.raises(APIConnectionError):
+                pair.call("subscription")
+        else:
+            pair.stripe.fault("status", **price)
+            with pair.network.holding(passes=True):
+                assert not pair.call("subscription")
+        assert pair.network.deliver(pair.port) == 200
+        if lost:
+            pair.stripe.fault("status", **price)
+            assert not pair.call("subscription")
+        assert (pair.call("subscription"), pair.times("subscription")) == (True, 1)
+        assert pair.call("subscription"), "another one"
+    assert pair.times("subscription") == 2
 
 
 def test_what_comes_late_and_first_is_the_one_that_is_paid(pair: Pair) -> None:

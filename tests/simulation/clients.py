@@ -36,6 +36,7 @@ from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.protocol import OWN_KEY, EndRequest, ReserveReply, ReserveRequest, process_of
 from luigi_spendguard.protocol.rpcs import AttemptRequest
 from luigi_spendguard.proxy.attempts import Unanswered
+from luigi_spendguard.proxy.gateway_client import NotMade, check_made
 from luigi_spendguard.proxy.tries import Tries
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
@@ -193,13 +194,17 @@ class Client:
             gateway = self.site.luigids[int(drawn * len(self.site.luigids))]  # A proxy has them all.
             return self.world.ask(self.process, gateway, "relay", self.key, asked, timeout_s=RELAYED_S)
 
-        with self.unanswered.remembered(own, mark, told):
-            waits = backoff.growing(*backoff.SOON)
-            try:
-                reply = await patiently(self.world, send, waits, GIVE_UP_S, ConnectionRefusedError)
-            except ConnectionRefusedError as error:
-                raise GatewayUnreachable("ledger_unavailable", f"nothing was sent: {error!r}") from None
-            return not_denied(reply)
+        try:
+            with self.unanswered.remembered(own, mark, told):
+                waits = backoff.growing(*backoff.SOON)
+                try:
+                    reply = await patiently(self.world, send, waits, GIVE_UP_S, ConnectionRefusedError)
+                except ConnectionRefusedError as error:
+                    raise GatewayUnreachable("ledger_unavailable", f"nothing was sent: {error!r}") from None
+                check_made(not_denied(reply))
+        except NotMade:
+            pass
+        return reply
 
     async def _say_soon(self) -> None:
         await self.world.sleep(0.01)
