@@ -141,7 +141,15 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     keys = (key_id, *keys_before) if key_id else ()
     if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
         known = _look_up(tx, (), keys, ask, claim)
-        return Identity(key_id=key_id, epoch=epoch, keys_before=keys_before, paid_for=paid_for, known=known)
+        is_late = known.calls and is_overtaken(tx.all(_KEYED, claim["id"], key_id), ask, key_id)
+        return Identity(
+            key_id=key_id,
+            epoch=epoch,
+            keys_before=keys_before,
+            paid_for=paid_for,
+            known=known,
+            is_late=is_late,
+        )
     base = call_digest(ask, payment or task_id)
     mates, earlier = _mates_of(claim), _earlier_payments(tx, claim)
     tx.check(*map(of_payer, [*mates, *earlier]))
@@ -192,12 +200,15 @@ RESOLVED = (
     " AND EXISTS (SELECT 1 FROM journal WHERE journal.call_id = call.id AND kind = 'operator'))"
 )
 
-#: All equal calls of an attempt; one that `holds` its place among them is another call than the next.
-_EQUAL = (
+_CALLS = (
     "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint, number, given_up, declined,"
     f" (coalesce(state, '') IN ('pending','settled') AND {NOT_DECLINED} AND NOT {RESOLVED}"
-    " OR verdict = 'replayed') AS holds FROM call WHERE claim_id = ? AND base = ?"
+    " OR verdict = 'replayed') AS holds FROM call WHERE claim_id = ?"
 )
+#: All equal calls of an attempt; one that `holds` its place among them is another call than the next.
+_EQUAL = f"{_CALLS} AND base = ?"
+#: Those under a key of their caller's.
+_KEYED = f"{_CALLS} AND key_id = ?"
 
 
 def _place(tx: Tx, ask: ReserveRequest, claim: Row, base: str, keys: tuple[str, ...]) -> tuple[int, bool]:

@@ -175,10 +175,11 @@ class Forwarder:
         if not reads and not headers.get("idempotency-key"):
             # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
             headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
-        if not reads and not _has_own_key(vendor, request):
-            mark = Unanswered.of(request, target)
+        if not reads:
             # What a program of the task's says of itself, its listener says on.
             headers[PROCESS], headers[TRY] = process_of(call.call_id), str(call.number or _tries.next())
+        if not reads and not _has_own_key(vendor, request):
+            mark = Unanswered.of(request, target)
             if told := attempt.unanswered.named(mark, headers["idempotency-key"], call.unanswered):
                 headers[UNANSWERED] = told
         sent = Request(request.method, gateway.url + target, headers, request.body)

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import stripe
 from requests import ConnectionError as Lost
 from stripe import APIConnectionError, APIError, CardError, RateLimitError
 
-from luigi_spendguard import BudgetExceeded
+from luigi_spendguard import BudgetExceeded, idempotency_key
 from tests.support.attempts import Pretender
 from tests.support.clients import by_requests
 from tests.support.desk import by_hand
@@ -72,17 +72,19 @@ class Pair:
         with Pretender(self.site, run, f"Charge_{self.whom}", budget_usd=budget_usd).attempt():
             yield
 
-    def call(self, kind: str) -> bool:
+    def call(self, kind: str, key: str | None = None) -> bool:
         """Make a call; return whether it was made, as far as is known. Raises where it was not answered."""
         if kind == "text":
             form = {"To": f"+1415555{self.whom}", "From": "+14155550199", "Body": "hi"}
-            return bool(by_requests("POST", TEXTS, data=form).status_code == 201)
+            with idempotency_key(key) if key else nullcontext():
+                return bool(by_requests("POST", TEXTS, data=form).status_code == 201)
         try:
             if kind == "subscription":
                 items: list[Any] = [{"price": self.price}]
                 return bool(stripe.Subscription.create(customer=f"cus_late_{self.whom}", items=items))
+            more = {"idempotency_key": key} if key else {}
             card = "pm_card_chargeDeclined" if kind == "declined" else "pm_card_visa"
-            return bool(charge(f"cus_late_{self.whom}", card=card))
+            return bool(charge(f"cus_late_{self.whom}", card=card, **more))
         except APIConnectionError:
             raise
         except (APIError, RateLimitError):
@@ -178,6 +180,22 @@ def test_nor_where_the_next_one_was_declined(pair: Pair, monkeypatch: pytest.Mon
         tried = len(pair.stripe.posts())
         assert pair.network.deliver(pair.port) == 503
         assert len(pair.stripe.posts()) == tried
+
+
+@pytest.mark.parametrize("kind", ["charge", "text"])
+def test_nor_what_has_a_key_of_its_callers(pair: Pair, kind: str) -> None:
+    """Its task, which has heard an error under that key, makes it under another one."""
+    with pair.attempt():
+        with pair.network.holding(), pytest.raises((Lost, APIConnectionError)):
+            pair.call(kind, "order-1")
+        vendor = pair.stripe if kind == "charge" else pair.twilio
+        vendor.fault("status", status=429, match="POST /")
+        assert not pair.call(kind, "order-1")
+        assert (pair.network.deliver(pair.port), pair.times(kind)) == (503, 0)
+        assert pair.call(kind, "order-1-again")
+        assert pair.times(kind) == 1
+        assert pair.call(kind, "order-1"), "it may yet be made"
+    assert pair.times(kind) == 2
 
 
 @pytest.mark.parametrize("answer", ["declined", "500"])
