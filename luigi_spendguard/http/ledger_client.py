@@ -191,7 +191,13 @@ class HttpLedgerClient(LedgerClient):
         self._connections = RpcConnections(self._address)
 
     def open_run(self, request: OpenRunRequest) -> OpenRunReply:
-        return self._ask(rpcs.OPEN_RUN, request)
+        asked_at = time.monotonic()
+
+        def now() -> OpenRunRequest:
+            waited_ms = int(1000 * (time.monotonic() - asked_at))
+            return replace(request, looked_ms=request.looked_ms + waited_ms)
+
+        return self._ask(rpcs.OPEN_RUN, now)
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
         claimed = self._ask(rpcs.CLAIM, request)
@@ -384,19 +390,25 @@ class HttpLedgerClient(LedgerClient):
     def close(self) -> None:
         self._connections.close()
 
-    def _ask(self, rpc: Rpc[Q, R], request: Q, key: str | None = None, patience_s: float = 0) -> R:
-        """Send a request until it is answered, for GIVE_UP_S and `patience_s` seconds."""
+    def _ask(
+        self, rpc: Rpc[Q, R], request: Q | Callable[[], Q], key: str | None = None, patience_s: float = 0
+    ) -> R:
+        """Send a request until it is answered, for GIVE_UP_S and `patience_s` seconds.
+
+        Where it changes meanwhile, `request` returns what is to be sent now.
+        """
         token = key if key is not None else self._worker_token
         headers = {
             "User-Agent": "luigi-spendguard",
             "Content-Type": "application/json",
             **self._address.credentials(token),
         }
-        data = json.dumps(request.to_json(), separators=(",", ":")).encode()
         limit = time.monotonic() + GIVE_UP_S + patience_s
         waits = backoff.growing(*backoff.SOON)
         while True:
             left = limit - time.monotonic()
+            message = request() if callable(request) else request
+            data = json.dumps(message.to_json(), separators=(",", ":")).encode()
             try:
                 exchange = Exchange(f"/api/{rpc.name}", headers, data, limit)
                 answer = self._connections.post(exchange, max(0.1, min(2.0, left)))

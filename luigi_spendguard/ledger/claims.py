@@ -164,8 +164,8 @@ OF_TASKS = (
 )
 
 
-#: The journal's first entry of a run (`{0}`), which was opened then: clocks are set back, its order is not.
-OPENED = "(SELECT min(id) FROM journal WHERE journal.run_id = {0})"
+#: Where in the journal's order a run (`{0}`) begins: clocks are set back, that is not.
+BEGUN = "(SELECT begun FROM run WHERE run.run_id = {0})"
 #: How often a task (of `{0}`) has completed.
 COMPLETIONS = "coalesce((SELECT completions FROM task WHERE task.task_id = {0}.task_id), 0)"
 
@@ -244,7 +244,7 @@ def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
         f" AND {_PAYER} <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
         " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
         f" AND {NOT_DECLINED}"
-        f" AND {_incomplete('coalesce(member.{0}, call.{0})', OPENED.format('?3'))} ORDER BY payer",
+        f" AND {_incomplete('coalesce(member.{0}, call.{0})', BEGUN.format('?3'))} ORDER BY payer",
         tasks,
         request.payment or request.task_id,
         request.run_id,
@@ -330,7 +330,7 @@ def count_completion(tx: Tx, task_id: str) -> None:
     )
     tx.run(
         "INSERT INTO completion (task_id, number, entry)"
-        " SELECT task_id, completions, (SELECT coalesce(max(id), 0) FROM journal) FROM task"
+        " SELECT task_id, completions, (SELECT coalesce(max(id), 0) + 1 FROM journal) FROM task"
         " WHERE task_id = ?",
         task_id,
     )

@@ -19,7 +19,7 @@ from functools import cache
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
-from luigi_spendguard.ledger.claims import OPENED, may_repeat, tasks_of
+from luigi_spendguard.ledger.claims import BEGUN, may_repeat, tasks_of
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.names import of_charges, of_key, of_payer
 from luigi_spendguard.ledger.overtaken import is_overtaken
@@ -331,7 +331,7 @@ def _sharing(tx: Tx, payment: str) -> list[str]:
 _EARLIER = (
     f"verdict = 'allowed' AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
     " AND vendor = ?3 AND account = ?4"
-    f" AND (run_id = ?1 OR {may_repeat(OPENED.format('?1'))}"
+    f" AND (run_id = ?1 OR {may_repeat(BEGUN.format('?1'))}"
     " OR payment IN (SELECT value FROM json_each(?5))) ORDER BY rowid DESC LIMIT 1"
 )
 

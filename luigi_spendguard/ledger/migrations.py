@@ -147,6 +147,11 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         "CREATE INDEX call_object ON call (object_id) WHERE object_id IS NOT NULL",
         "CREATE UNIQUE INDEX journal_request ON journal (request_id) WHERE request_id IS NOT NULL",
     ),
+    # Keep where a run begins: before it is opened, as its worker has looked then already what is complete.
+    17: (
+        "ALTER TABLE run ADD COLUMN begun BIGINT NOT NULL DEFAULT 0",
+        "UPDATE run SET begun = coalesce((SELECT min(id) FROM journal WHERE journal.run_id = run.run_id), 0)",
+    ),
     # Keep what a call has given up that it makes again, and which try of its process it is; and when tasks
     # completed: of those that have it is known that it was after their calls were made.
     16: (

@@ -34,20 +34,18 @@ _IS_OVER = """
     AND NOT EXISTS (SELECT 1 FROM price_due JOIN call ON call.id = price_due.call_id
                     WHERE call.run_id = run.run_id)
 """
-#: Of `run`: the journal's first entry of it.
-_FIRST = "(SELECT min(id) FROM journal WHERE journal.run_id = run.run_id)"
-#: That of the oldest run that may go on: what was paid for later is not paid for again in that. With one
+#: Where the oldest run begins that may go on: what was paid for later is not paid for again in that. With one
 #: that has ended another scheduler may go on, until `runs.check_remembered` refuses it. (A vault key's own
 #: run has no tasks that others could have, too.)
-_OLDEST = f"""
-    SELECT run_id, {_FIRST} AS entry FROM run
+_OLDEST = """
+    SELECT run_id, run.begun AS entry FROM run
     WHERE (state IN ('active','frozen') OR state = 'ended' AND ended_at >= ?1)
     AND run_id NOT IN (SELECT id FROM key_terms) ORDER BY entry LIMIT 1
 """
 #: The same of runs that have ended, but an attempt of theirs has not, as far as is known: it is at its own
 #: task, but a key of its caller's own may be another's.
-_OLDEST_ATTEMPT = f"""
-    SELECT min({_FIRST}) FROM run WHERE state = 'ended' AND run_id IN
+_OLDEST_ATTEMPT = """
+    SELECT min(run.begun) FROM run WHERE state = 'ended' AND run_id IN
     (SELECT run_id FROM claim WHERE ended_at IS NULL AND state = 'open')
 """
 #: Tasks (and payments) of attempts that go on.

@@ -41,6 +41,7 @@ class RunRequest:
         name: the root's `run_id`, or its task_id when `by_task_id`.
         cap: granted cap in micro-dollars, pinned when the run is opened by this request.
         note: why the cap is what it is, said on the run.
+        looked_ms: for how long the worker has looked by now what is complete, in milliseconds.
 
     """
 
@@ -52,6 +53,7 @@ class RunRequest:
     asked: Micros | None = None
     note: str = ""
     label: str = ""
+    looked_ms: int = 0
 
 
 def open_run(tx: Tx, request: RunRequest) -> Row:
@@ -80,8 +82,16 @@ def open_run(tx: Tx, request: RunRequest) -> Row:
             request.note,
         )
         open_budget(tx, "run", run_id, "", request.cap)
+        tx.run(_BEGIN, request.looked_ms, run_id)
         return run_row(tx, run_id)
     return run_row(tx, last["run_id"])
+
+
+#: A run (?2) begins behind what was there ?1 ms ago, and before its own first entry at the latest.
+_BEGIN = f"""
+    UPDATE run SET begun = min((SELECT min(id) FROM journal WHERE run_id = ?2), coalesce(
+        (SELECT id + 1 FROM journal WHERE at <= {NOW} - ?1 ORDER BY id DESC LIMIT 1), 0)) WHERE run_id = ?2
+"""
 
 
 def run_row(tx: Tx, run_id: str) -> Row:
@@ -110,7 +120,7 @@ _FORGOTTEN = f"""
     SELECT 1 FROM journal AS gone WHERE kind = 'prune' AND at >= ?2 + {YOUNGEST_MS}
     AND id > (SELECT max(id) FROM journal WHERE run_id = ?1 AND kind = 'close')
     AND (SELECT max(id) FROM journal WHERE run_id = gone.run_id AND kind IN ('close','revoke')) >
-        (SELECT min(id) FROM journal WHERE run_id = ?1) LIMIT 1
+        (SELECT begun FROM run WHERE run_id = ?1) LIMIT 1
 """
 
 

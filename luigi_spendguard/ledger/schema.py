@@ -49,6 +49,8 @@ class RunTable(_Table):
     unknown_tasks = IntegerField(default=0)
     opened_at = BigIntegerField()
     ended_at = BigIntegerField(null=True)
+    # Behind which entry of the journal its worker began to look what is complete.
+    begun = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "run"
@@ -95,7 +97,9 @@ class TaskTable(_Table):
 
 
 class CompletionTable(_Table):
-    """When a task completed for the `number`-th time: behind which entry of the journal, 0: nobody knows."""
+    """When a task completed for the `number`-th time: which entry of the journal says so (before format 17:
+    behind which one), 0: nobody knows.
+    """
 
     task_id = CharField()
     number = IntegerField()

@@ -128,6 +128,8 @@ class OpenRunRequest(Message):
     Attributes:
         name: the root's `run_id`, or its task_id when `by_task_id`.
         budget_usd: what the root asks for; None: nothing.
+        looked_ms: for how long the worker has looked by now what is complete, in milliseconds. What others
+            complete meanwhile this run repeats, and does not make anew.
 
     """
 
@@ -136,6 +138,7 @@ class OpenRunRequest(Message):
     root_family: Family
     root_task_id: Text
     budget_usd: Usd | None = None
+    looked_ms: messages.Amount = 0
 
 
 @dataclass(frozen=True)

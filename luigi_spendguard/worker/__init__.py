@@ -95,6 +95,8 @@ class GuardedWorker(luigi.worker.Worker):
         root = self._inherited_root() if guard.handling_result else guard.new_root(task)
         if any_worker.vendor_tasks_known():
             guard.say_unreachable()
+        if guard.handling_result and root is not None and root.task_id not in guard.missed:
+            root.begin()  # Where no vendor task was announced before.
         guard.adding.append(root)
         guard.announced = False
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import time
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
@@ -29,8 +30,18 @@ class RootTask:
 
     def __init__(self, task: Any) -> None:
         self._task = task
+        self.begin()
         self.family: str = task.task_family
         self.task_id: str = task.task_id
+
+    def begin(self) -> None:
+        """Take note that its worker begins now to look what is complete."""
+        self._begun = time.monotonic()
+
+    @property
+    def looked_ms(self) -> int:
+        """For how long its worker has looked by now, in milliseconds."""
+        return int(1000 * (time.monotonic() - self._begun))
 
     @made_once
     def _declared(self) -> tuple[str, str | None, str]:
@@ -146,9 +157,8 @@ def _payment_key_of(task: Any) -> str | None:
 
 def open_run(client: LedgerClient, root: RootTask) -> str:
     """Open the run of a root, or find it; return its run_id. Raises LedgerUnavailable, SpendDenied."""
-    run = client.open_run(
-        OpenRunRequest(root.name, root.by_task_id, root.family, root.task_id, root.budget_usd)
-    )
+    asked = (root.name, root.by_task_id, root.family, root.task_id, root.budget_usd)
+    run = client.open_run(OpenRunRequest(*asked, looked_ms=root.looked_ms))
     if run.note:
         logger.warning("Run %s has a cap of $%s: %s", run.run_id, run.cap_usd, run.note)
     if root.by_task_id and run.run_id != root.name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -89,7 +90,8 @@ class LedgerService(Books):
         asked = None if request.budget_usd is None else parse_usd(request.budget_usd)
         cap, note = self.settings.caps.grant(request.root_family, asked)
         root = (request.name, request.by_task_id, request.root_family, request.root_task_id)
-        row = await self.commit_soon(bookings.open_run, runs.RunRequest(*root, cap, asked, note))
+        opened = runs.RunRequest(*root, cap, asked, note, looked_ms=request.looked_ms)
+        row = await self.commit_soon(bookings.open_run, opened, time.monotonic())
         if self._averages_due:
             self._averages_due = False
             self.state.averages = await self.browse(snapshot.averages) or {}

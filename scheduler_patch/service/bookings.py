@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -56,9 +57,10 @@ def correct(tx: Tx, request: CorrectRequest, relayed_too: bool) -> Booked[Row | 
     return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], request.call_id))
 
 
-def open_run(tx: Tx, request: runs.RunRequest) -> Booked[Row]:
-    """Open a run, or find it; return its row."""
-    row = runs.open_run(tx, request)
+def open_run(tx: Tx, request: runs.RunRequest, asked_at: float) -> Booked[Row]:
+    """Open a run, or find it, for who has asked then (the monotonic clock's seconds); return its row."""
+    waited_ms = int(1000 * (time.monotonic() - asked_at))
+    row = runs.open_run(tx, replace(request, looked_ms=request.looked_ms + waited_ms))
     figures, today = snapshot.of_run(tx, row["run_id"]), snapshot.today(tx)
     # Right after midnight, yesterday's is no reason to block.
     return Booked(row, figures, lambda state: feed.feed_day(state, today, figures.seen, is_today=True))

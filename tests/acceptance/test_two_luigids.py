@@ -177,15 +177,37 @@ def test_what_completes_at_one_is_not_paid_again_by_a_root_that_had_begun_at_the
     second = pair.two.worker("Overlapping", "--name", "two", OUT_DIR=str(out))
     wait_until((out / "busy-two").exists, what="the second root")
     (out / "wait").unlink()
-    completed = "SELECT count(*) FROM completion WHERE task_id LIKE ?"
-
-    def is_complete() -> bool:
-        with pair.one.books() as tx:
-            return bool(tx.value(completed, "Charge_100_cus_shared%"))
-
-    wait_until(is_complete, what="the charging task's end")
+    until_completed(pair, "Charge_100_cus_shared")
     for name, worker in (("two", second), ("one", first)):
         (out / f"go-{name}").touch()
+        said, _ = worker.communicate(timeout=60)
+        assert "This progress looks :)" in said
+    assert pair.stripe.moved() == before + 100
+
+
+def until_completed(pair: Pair, task: str) -> None:
+    def is_complete() -> bool:
+        with pair.one.books() as tx:
+            return bool(tx.value("SELECT count(*) FROM completion WHERE task_id LIKE ?", f"{task}%"))
+
+    wait_until(is_complete, what="the charging task's end")
+
+
+@pytest.mark.parametrize("pair", [False], indirect=True, ids=["worker"])
+@pytest.mark.parametrize("at", [(), ("--local-scheduler",)], ids=["other", "local"])
+def test_nor_by_one_whose_worker_was_looking_what_is_complete(pair: Pair, at: tuple[str, ...]) -> None:
+    """Its run is opened later, when it has looked at all that its first vendor task stands beside."""
+    before, out, customer = pair.begun_anew(), pair.one.folder / "out", f"cus_looked_at_{len(at)}"
+    (out / "wait").touch()
+    first = pair.one.worker("Looking", "--name", "one", "--customer", customer)
+    wait_until(lambda: pair.stripe.moved() == before + 100, what="the charge")
+    two = ("--name", "two", "--customer", customer, *at)
+    second = pair.two.worker("Looking", *two, OUT_DIR=str(out))
+    wait_until((out / "looking").exists, what="the second root")
+    (out / "wait").unlink()
+    until_completed(pair, f"Charge_100_{customer}")
+    (out / "go-two").touch()
+    for worker in (second, first):
         said, _ = worker.communicate(timeout=60)
         assert "This progress looks :)" in said
     assert pair.stripe.moved() == before + 100

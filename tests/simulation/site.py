@@ -26,8 +26,9 @@ from luigi_spendguard.proxy import attempts
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Reply
+from scheduler_patch import service
+from scheduler_patch.service import bookings, operators
 from scheduler_patch.service import ledger as books
-from scheduler_patch.service import operators
 from tests.simulation.disk import Disk, File
 from tests.simulation.judge import Judge
 from tests.simulation.luigid import Luigid
@@ -313,6 +314,8 @@ def _determined(world: World) -> Iterator[None]:
         with (
             mock.patch.object(operators, "asyncio", types.SimpleNamespace(sleep=world.sleep)),
             mock.patch.object(operators, "time", clock),
+            mock.patch.object(service, "time", clock),
+            mock.patch.object(bookings, "time", clock),
             mock.patch.object(
                 books, "asyncio", types.SimpleNamespace(wait_for=at_once, TimeoutError=OSError)
             ),

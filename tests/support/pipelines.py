@@ -129,6 +129,31 @@ class Overlapping(luigi.WrapperTask):
         return [Busy(self.name), Charge(customer="cus_shared")]
 
 
+class Looked(luigi.ExternalTask):
+    """Is there; the second one lets its worker look for long."""
+
+    name = luigi.Parameter()
+
+    def complete(self) -> bool:
+        while self.name == "two" and not (OUT / "go-two").exists():
+            (OUT / "looking").touch()
+            time.sleep(0.01)
+        return True
+
+
+class Looking(Output):
+    """A root beside others that need the same charge, which is looked at first."""
+
+    name = luigi.Parameter()
+    customer = luigi.Parameter()
+
+    def requires(self) -> list[luigi.Task]:
+        return [Charge(customer=self.customer), Looked(self.name)]
+
+    def run(self) -> None:
+        self.write()
+
+
 class Recurring(Output):
     """A root without a date: due again whenever its output is taken away."""
 

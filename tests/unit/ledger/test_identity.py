@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -141,8 +142,9 @@ def test_a_key_that_met_a_decline_goes_out_changed(books: Books) -> None:
     assert wire_key.startswith("order-7-")
 
 
-def other_run(books: Books, run_id: str) -> None:
-    books.write(runs.open_run, runs.RunRequest(run_id, False, "Root", run_id, Micros(1000)))
+def other_run(books: Books, run_id: str, looked_ms: int = 0) -> None:
+    asked = runs.RunRequest(run_id, False, "Root", run_id, Micros(1000), looked_ms=looked_ms)
+    books.write(runs.open_run, asked)
 
 
 def test_another_run_repeats_a_call_until_the_task_has_completed(books: Books) -> None:
@@ -169,6 +171,24 @@ def test_what_was_opened_before_the_task_completed_repeats_its_call_after_that_t
     books.write(claims.finish, books.last_claim, "completed")
     other_run(books, "last")
     assert replayed(books, books.claim("task", "last"), equal(books)) == "allowed"
+
+
+@pytest.mark.parametrize("looked", ["before it completed", "after that", "for ever"])
+def test_so_does_what_is_opened_later_and_was_looking_by_then(books: Books, looked: str) -> None:
+    """Its worker asks for its run when it comes to a vendor task; it has looked at that one before."""
+    paid(books, books.claim("task"), equal(books), "pi_1")
+    time.sleep(0.05)
+    begun = time.monotonic()
+    time.sleep(0.05)
+    books.write(claims.finish, books.last_claim, "completed")
+    if looked == "after that":
+        time.sleep(0.05)
+        begun = time.monotonic()
+        time.sleep(0.05)
+    looked_ms = 10**15 if looked == "for ever" else int(1000 * (time.monotonic() - begun))
+    other_run(books, "later", looked_ms)
+    answer = replayed(books, books.claim("task", "later"), equal(books))
+    assert answer == ("allowed" if looked == "after that" else '{"id": "pi_1"}')
 
 
 @pytest.mark.parametrize("again", [("b1", "b2"), ("b1",), ("b0", "b1")], ids=" ".join)
