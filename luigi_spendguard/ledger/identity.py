@@ -405,4 +405,5 @@ def wire_key(ask: ReserveRequest, identity: Identity, used: int) -> str:
     key = ask.key or ""
     if not used and not DERIVED.fullmatch(key):
         return key
-    return f"{key[:200]}-{digest('out', identity.key_id, identity.epoch, used)[:32]}"
+    # Of the key alone: without a task a run that follows sends the same.
+    return f"{key[:200]}-{digest('out', key_digest(ask, key), identity.epoch, used)[:32]}"

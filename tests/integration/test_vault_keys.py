@@ -72,6 +72,31 @@ def test_naming_an_allowed_customer_opens_no_others_objects(gateway: Site) -> No
     assert api.payment_intents.capture(mine, {}).status == "succeeded"
 
 
+def test_a_call_that_was_declined_and_then_lost_is_made_once_by_the_key_of_another_run(
+    gateway: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its run has ended meanwhile: the vendor knows it by its caller's key alone."""
+    monkeypatch.setattr(stripe, "max_network_retries", 0)
+    keys = [issued(gateway, agent_run_label=f"luigi/once-{number}")["vault_key"] for number in range(2)]
+    before, own = gateway.stripe.moved(), {"idempotency_key": "order-once"}
+
+    def pay(key: str) -> str:
+        asked: Any = {"amount": 100, "currency": "usd", "customer": "cus_once", "confirm": True}
+        made = client(gateway, key).v1.payment_intents.create({**asked, "payment_method": "pm_x"}, own)
+        return str(made.status)
+
+    gateway.stripe.fault("decline", match="POST /v1/payment_intents")
+    with pytest.raises(stripe.StripeError):
+        pay(keys[0])
+    gateway.stripe.fault("drop_after", match="POST /v1/payment_intents")
+    with pytest.raises(stripe.StripeError):
+        pay(keys[0])
+    assert gateway.stripe.moved() == before + 100
+    with pytest.raises(stripe.StripeError):
+        pay(keys[1])
+    assert (pay(keys[1]), gateway.stripe.moved()) == ("succeeded", before + 100)
+
+
 class TestIssuing:
     def test_the_answer_has_the_key_once_and_the_terms(self, gateway: Site) -> None:
         key = issued(

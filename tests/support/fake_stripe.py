@@ -360,6 +360,8 @@ class Vendor(tornado.web.RequestHandler):
         await asyncio.sleep(fault.get("seconds", 0) if fault["fault"] == "hang" else 0)
         BILLING.version = self.request.headers.get("Stripe-Version", "")
         try:
+            if fault["fault"] == "decline":  # For now: with funds, or another key, it would be made.
+                raise Problem(402, "card_error", "card_declined", "Insufficient funds.")
             status, body = 200, execute(self.request.method or "", self.request.path, data)
         except Problem as problem:
             status, body = problem.status, problem.body
