@@ -56,6 +56,7 @@ BOTH_ENGINES = (
     "tests/acceptance/test_revoke.py",
     "tests/acceptance/test_two_luigids.py",
     "tests/integration/test_late_messages.py",
+    "tests/integration/test_older_answers.py",
 )
 LONG = (
     "tests/acceptance/test_billing.py",

@@ -201,6 +201,7 @@ def end_request(
         fees_micros=quote.fees_micros,
         opened={} if leaked else {one: str(micros) for one, micros in outcome.opened.items()},
         executed_before=outcome.executed_before,
+        kept=outcome.kept,
     )
 
 

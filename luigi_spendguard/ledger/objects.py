@@ -8,6 +8,7 @@ across the two.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from luigi_spendguard.ledger.budgets import cost_so_far
@@ -146,6 +147,29 @@ def settle_object(tx: Tx, call: Row, object_id: str, message: EndRequest, counte
 def keep_part(tx: Tx, call: Row, object_id: str, micros: int) -> None:
     """Remember what of a call's cost is one of several objects' that it has opened."""
     _keep(tx, call, object_id, micros, micros)
+
+
+def name_object(tx: Tx, call: Row, object_id: str) -> None:
+    """Let what a call has cost, of which nobody has said what it opened, be an object's."""
+    cost = cost_so_far(call)
+    added = "UPDATE SET counted_micros = vendor_object.counted_micros + ?6"
+    _keep(tx, call, object_id, cost, cost, known=added)
+    tx.run("UPDATE call SET object_id = ? WHERE id = ?", object_id, call["id"])
+
+
+def opened_by_others(tx: Tx, call: Row, object_ids: Iterable[str]) -> set[str]:
+    """Return those of some objects that another call has opened."""
+    if not (named := _check_held(tx, call["vendor"], call["account"], object_ids)):
+        return set()
+    among = "vendor = ? AND account = ? AND object_id IN (SELECT value FROM json_each(?)) AND call_id <> ?"
+    rows = tx.all(
+        f"SELECT object_id FROM vendor_object WHERE {among}",
+        call["vendor"],
+        call["account"],
+        json.dumps(sorted(named)),
+        call["id"],
+    )
+    return {row["object_id"] for row in rows}
 
 
 #: After the last reservation of the call ?5.

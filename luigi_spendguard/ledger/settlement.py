@@ -11,7 +11,7 @@ from luigi_spendguard.ledger.budgets import DAYS_OF, JournalEntry, cost_so_far, 
 from luigi_spendguard.ledger.calls import CALL, GRANT_MS, Scope, tombstone, uses_up
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
-from luigi_spendguard.ledger.executed import as_executed
+from luigi_spendguard.ledger.executed import as_executed, least
 from luigi_spendguard.ledger.keys import EXPIRED
 from luigi_spendguard.ledger.names import of_payer, of_run
 from luigi_spendguard.ledger.objects import (
@@ -118,25 +118,34 @@ def _look_ahead(tx: Tx, row: Row, message: EndRequest) -> None:
 def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
     """Apply the vendor's reply; return the call as it is then, None where that has to be looked at."""
     object_id = message.object_id or row["object_id"]
-    before = _counted(tx, row, object_id)
+    known = find_object(tx, row["vendor"], row["account"], object_id)
     late = row["state"] == "settled" and last_resolution(tx, row["id"]) is not None
     if late or row["state"] == "voided" or message.covers:
         tx.check_alone("what an operator has said, or other objects, are concerned")
-    message, elsewhere = as_executed(tx, row, message, object_id, now)
+    more = 0
+    if late or row["state"] != "settled":
+        message, more = as_executed(tx, row, message, object_id, known, now)
+    before = cost_so_far(row)
+    if object_id is not None:
+        before = (known["counted_micros"] if known else 0) + more
     booked: Row | None = None
     if late or row["state"] in ("pending", "in_doubt"):
         # The object may count for other calls, too: `before` is without this one.
         own = cost_so_far(row) if late else row["reserved_micros"]
-        before = max(0, before - own) if row["object_id"] or object_id is None else before
+        at_object = before
+        own = own if row["object_id"] or object_id is None else 0
+        before = max(0, before - own)
         covers = message.covers if object_id is not None and message.total_micros is not None else ()
         covered = uncontested(tx, row["vendor"], row["account"], covers, relayed=row["relayed"])
         beside = counted_for(tx, row["vendor"], row["account"], covered)
-        apart = elsewhere + (0 if late else _counted_then(row, beside))
+        apart = 0 if late else _counted_then(row, beside)
         before += beside + apart
         open_micros = _held_by_others(tx, row, object_id)
         total = _total(message, before)
-        if total < before and _overlapped(tx, row, object_id):
-            total = before
+        if row["object_id"] is None and object_id is not None:
+            total = max(total, at_object)  # Who acted on it has known it: that is newer than what opened it.
+        if total < before + own:
+            total = max(total, least(tx, row, message, object_id, before, own))
         if late:  # An operator resolved it before this reply came.
             restate(tx, row, max(0, total - before), "a reply came after it was resolved", forced=True)
         else:
@@ -148,7 +157,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         total = max(0, total - apart - (beside if message.covers_stay else 0))
     elif row["state"] == "voided":
         # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
-        total = _total(message, before + elsewhere) - elsewhere
+        total = max(before, _total(message, before))
         _overrun(tx, row, max(0, total - before), "a reply came after it was voided")
         tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
     else:
@@ -254,12 +263,6 @@ def _correct(tx: Tx, row: Row, change: int, note: str) -> None:
         _overrun(tx, row, change, note)
 
 
-def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
-    if object_id is None:
-        return cost_so_far(row)
-    return counted_for(tx, row["vendor"], row["account"], [object_id])
-
-
 def _held_by_others(tx: Tx, row: Row, object_id: str | None) -> int:
     """Return what other calls hold reserved on an object: it is counted, and not this call's to free."""
     if object_id is None:
@@ -275,28 +278,6 @@ _HELD_BY_OTHERS = (
 
 def _others_at(row: Row, object_id: str) -> tuple[Any, ...]:
     return row["vendor"], row["account"], object_id, row["id"], row["relayed"]
-
-
-def _overlapped(tx: Tx, row: Row, object_id: str | None) -> bool:
-    """Return whether another call on an object was under way with this one: which came last is not known.
-
-    Then what the vendor said here may be the older state, and frees nothing.
-    """
-    return object_id is not None and bool(
-        tx.value(
-            "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND id <> ?"
-            " AND wire_key <> '' AND relayed = ?"
-            " AND (state IN ('pending','in_doubt') OR state = 'settled' AND EXISTS (SELECT 1 FROM journal"
-            " WHERE journal.call_id = call.id AND kind = 'settle' AND journal.id >"
-            " (SELECT max(id) FROM journal WHERE call_id = ? AND kind = 'reserve'))) LIMIT 1",
-            row["vendor"],
-            row["account"],
-            object_id,
-            row["id"],
-            row["relayed"],
-            row["id"],
-        )
-    )
 
 
 def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:

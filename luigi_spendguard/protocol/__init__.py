@@ -288,6 +288,8 @@ class EndRequest(Message):
         opened: what each of several objects counts for, in micro-dollars as a text.
         executed_before: the vendor has answered a first send with what it had kept under the call's key: it
             was executed before, and another call may count for it.
+        kept: the vendor has answered with what it had kept under the call's key, whoever's send that had
+            answered: an older state of the object.
         vendor: of a void whose request to reserve may not have arrived: whom the call would have been to.
 
     """
@@ -313,6 +315,7 @@ class EndRequest(Message):
     fees_micros: Amount = 0
     opened: dict[str, str] = field(default_factory=dict)
     executed_before: bool = False
+    kept: bool = False
     vendor: str = ""
 
     @property

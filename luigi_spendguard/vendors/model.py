@@ -184,6 +184,7 @@ class Outcome:
             one: what is freed later of one of them is given back to this call.
         executed_before: what the vendor had kept under the call's key has answered a first send: another call
             may count for it, and the ledger knows which.
+        kept: it has answered some send with that: this is an older state of the object.
 
     """
 
@@ -202,6 +203,7 @@ class Outcome:
     price_due: bool = False
     opened: Mapping[str, int] = field(default_factory=dict)
     executed_before: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True)

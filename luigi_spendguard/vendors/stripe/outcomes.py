@@ -189,14 +189,16 @@ def read_outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, D
         return _declined(quote, reply, fx)
     if ended := unsuccessful(quote, reply):
         return _refused_halfway(quote, reply, _of_its_key(quote, reply, ended))
-    kept = not resent and _was_kept(reply)
+    kept = _was_kept(reply)
     try:
-        outcome = _read_success(quote, reply, kept, fx)
+        outcome = _read_success(quote, reply, kept and not resent, fx)
     except (ValueError, TypeError, KeyError, AttributeError):
         return unbelieved("the reply's amount cannot be read")
     if not kept or outcome.kind != "settle":
         return outcome
-    return replace(outcome, executed_before=True, note="Stripe had executed it before")
+    if resent:
+        return replace(outcome, kept=True, note="Stripe had kept its answer")
+    return replace(outcome, kept=True, executed_before=True, note="Stripe had executed it before")
 
 
 def _was_kept(reply: Reply) -> bool:

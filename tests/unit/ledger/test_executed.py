@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger import claims, corrections, runs
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import Micros
@@ -39,17 +41,21 @@ class Shop:
         assert (answer.verdict, answer.wire_key) == ("allowed", said["key"])
         return key, ask
 
-    def make(self, kept: bool, total: int | None = 100, **more: Any) -> EndRequest:
-        """Make the call; `kept`: the vendor answers with what it had under the key. Return how it ended."""
+    def make(self, kept: bool | str, total: int | None = 100, **more: Any) -> EndRequest:
+        """Make the call, and return how it ended.
+
+        `kept`: the vendor answers with what it had under the key; "again": not what is sent first.
+        """
         ends = more.pop("ends", {})
         key, ask = self.begin(**more)
         return self.answer(key, ask, kept, total, **ends)
 
     def answer(
-        self, key: str, ask: ReserveRequest, kept: bool, total: int | None = 100, **ends: Any
+        self, key: str, ask: ReserveRequest, kept: bool | str, total: int | None = 100, **ends: Any
     ) -> EndRequest:
         said = {"object_id": "pi_1", "worth_micros": total or 0, "status": 200, "answer_body": "{}", **ends}
-        end = EndRequest("settle", ask.call_id, ask.ask, total_micros=total, executed_before=kept, **said)
+        said |= {"executed_before": kept is True, "kept": bool(kept)}
+        end = EndRequest("settle", ask.call_id, ask.ask, total_micros=total, **said)
         self.books.end(key, end)
         return end
 
@@ -150,7 +156,9 @@ def test_what_is_not_counted_there_any_more_is_counted_here(shop: Shop) -> None:
     key, lost = shop.lose()
     shop.resolve(lost, 100)
     shop.make(True)
-    shop.resolve(lost, None, correct=True)
+    with pytest.raises(Conflict, match="acted on pi_1"):
+        shop.resolve(lost, None, correct=True)
+    shop.resolve(lost, 0, correct=True)
     shop.make(True)
     assert shop.counted() == [0, 0, 100]
     shop.answer(key, lost, True)
@@ -215,3 +223,133 @@ def test_what_is_worth_more_by_the_kept_answer_is_counted(shop: Shop) -> None:
     shop.make(False, total=60, ends={"object_id": "pi_1"}, key="order-0")
     shop.make(True, object_id="pi_1")
     assert shop.counted() == [60, 40]
+
+
+class TestWordsThatComeLate:
+    """A call was in doubt while another acted on its object: whose word is the older one decides."""
+
+    def act(self, shop: Shop, total: int, **more: Any) -> tuple[str, ReserveRequest]:
+        key = shop.books.claim(f"act {total}", "run-0")
+        said = {"object_id": "pi_1", "acts_on": ("pi_1",), "key": f"act-{total}", "key_is_callers": True}
+        ask = shop.books.ask(total, **{**said, **more})
+        assert shop.books.reserve(key, ask).verdict == "allowed"
+        return key, ask
+
+    def lose(self, shop: Shop, total: int) -> tuple[str, ReserveRequest]:
+        key, ask = self.act(shop, total)
+        shop.books.end(key, EndRequest("doubt", ask.call_id))
+        return key, ask
+
+    def spent(self, shop: Shop) -> int:
+        row = shop.books.read(runs.run_row, "run-0")
+        assert (row["reserved_micros"], row["overrun_micros"]) == (0, 0)
+        return int(row["spent_micros"])
+
+    @pytest.mark.parametrize("kept", [False, True], ids=["its first send's", "kept"])
+    def test_it_frees_nothing_that_a_newer_call_has_relied_on(self, shop: Shop, kept: bool) -> None:
+        shop.make(False)
+        lost = self.lose(shop, 200)
+        shop.answer(*self.act(shop, 300), False, 300)
+        shop.answer(*lost, kept and "again", 200)
+        assert self.spent(shop) == 300
+        shop.answer(*self.act(shop, 350), False, 350)
+        assert self.spent(shop) == 350, "and the object counts for all of it"
+
+    def test_it_frees_nothing_that_a_call_in_doubt_has_relied_on(self, shop: Shop) -> None:
+        shop.make(False)
+        first, second = self.lose(shop, 200), self.lose(shop, 300)
+        shop.answer(*first, "again", 200)
+        shop.answer(*second, "again", 300)
+        assert self.spent(shop) == 300
+
+    def test_what_is_executed_when_it_is_sent_again_is_the_newest(self, shop: Shop) -> None:
+        shop.make(False)
+        key, ask = self.lose(shop, 200)
+        shop.answer(*self.act(shop, 300), False, 300)
+        again = replace(ask, ask=2)
+        assert shop.books.reserve(key, again).resend
+        shop.answer(key, again, False, 200)
+        assert self.spent(shop) == 200
+
+    @pytest.mark.parametrize(("newer", "spent"), [(None, 40), (60, 60)])
+    def test_what_was_kept_gives_back_what_nothing_newer_counts(
+        self, shop: Shop, newer: int | None, spent: int
+    ) -> None:
+        """The newer word may be about a time before it, or after."""
+        shop.make(False)
+        lost = self.lose(shop, 40)
+        if newer is not None:
+            shop.answer(*self.act(shop, newer), False, newer)
+        shop.answer(*lost, "again", 40)
+        assert self.spent(shop) == (spent if newer is None else 100)
+
+    @pytest.mark.parametrize("by", ["itself", "another"])
+    def test_what_was_refused_under_its_key_may_have_been_executed_then(self, shop: Shop, by: str) -> None:
+        """A 429 comes for what is executed all the same; it is made again under that key."""
+        shop.make(False)
+        key, ask = self.act(shop, 40)
+        shop.books.end(key, EndRequest("void", ask.call_id, status=429))
+        shop.answer(*self.act(shop, 300), False, 300)
+        if by == "itself":
+            ask = replace(ask, ask=2)
+            assert shop.books.reserve(key, ask).verdict == "allowed"
+        else:
+            key, ask = self.act(shop, 40, target="another")
+        shop.books.end(key, EndRequest("doubt", ask.call_id, ask.ask))
+        shop.answer(key, replace(ask, ask=ask.ask + 1), "again", 40)
+        assert self.spent(shop) == 300
+
+    def test_an_opening_frees_nothing_of_what_others_have_found_meanwhile(self, shop: Shop) -> None:
+        """Whoever acts on an object knows of it later than it was opened."""
+        shop.answer(*self.begun(shop, 300), False, 300)
+        shop.make("again")
+        assert self.spent(shop) == 300
+
+    def begun(self, shop: Shop, total: int) -> tuple[str, ReserveRequest]:
+        shop.books.write(runs.open_run, runs.RunRequest("run-0", False, "Root", "Root_1", Micros(1000)))
+        return self.act(shop, total)
+
+    def test_an_operator_who_named_the_object_has_said_what_a_newer_call_relies_on(self, shop: Shop) -> None:
+        key, lost = shop.lose()
+        shop.resolve(lost, 100, object_id="pi_1")
+        shop.answer(*self.act(shop, 300), False, 300)
+        shop.answer(key, lost, False)
+        assert self.spent(shop) == 300
+
+    def test_a_call_that_was_taken_for_not_sent_leaves_what_its_object_counts(self, shop: Shop) -> None:
+        key, lost = shop.lose()
+        shop.resolve(lost, None)
+        shop.answer(*self.act(shop, 300), False, 300)
+        shop.answer(key, lost, False)
+        shop.answer(*self.act(shop, 310), False, 310)
+        assert self.spent(shop) == 310
+
+
+def test_parts_that_another_call_has_opened_are_counted_there(shop: Shop) -> None:
+    """A vendor that does not say that it had kept its answer names the same parts again."""
+    parts = {f"mail_{number}": "10" for number in range(10)}
+    for _ in range(2):
+        shop.make(False, ends={"object_id": None, "opened": parts})
+    assert shop.counted() == [100, 0]
+    shop.make(False, ends={"object_id": None, "opened": {**parts, "mail_10": "10"}}, total=110)
+    assert shop.counted() == [100, 0, 10]
+
+
+def test_an_object_that_another_call_of_the_key_has_opened_is_its(shop: Shop) -> None:
+    """Nor does it say so of one, which was taken back meanwhile."""
+    shop.make(False)
+    key = shop.books.claim("other", "run-0")
+    ask = shop.books.ask(0, object_id="pi_1")
+    shop.books.reserve(key, ask)
+    shop.answer(key, ask, False, 0, only_less=True)
+    shop.make(False)
+    assert shop.counted() == [0, 0]
+
+
+def test_an_act_that_may_have_been_executed_anew_is_counted(shop: Shop) -> None:
+    """After a day its vendor may have forgotten the key: what it had kept may be this call's."""
+    shop.make(False, object_id="pi_1")
+    shop.books.write(lambda tx: tx.run("UPDATE call SET granted_at = granted_at - ?", DAY_MS + 1))
+    shop.make(False, total=40, object_id="pi_1", key="order-2")
+    shop.make("again", object_id="pi_1")
+    assert sum(shop.counted()) == 100
