@@ -59,6 +59,7 @@ BOTH_ENGINES = (
     "tests/integration/test_older_answers.py",
 )
 LONG = (
+    "tests/acceptance/test_batches.py",
     "tests/acceptance/test_billing.py",
     "tests/acceptance/test_crash_points.py",
     "tests/acceptance/test_crashes.py",

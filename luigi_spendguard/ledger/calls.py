@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.ledger.batches import COMPLETIONS
 from luigi_spendguard.ledger.budgets import JournalEntry, move_money
-from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity, asks_the_same, key_digest
 from luigi_spendguard.ledger.overtaken import given_up, latest

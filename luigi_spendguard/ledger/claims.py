@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, denial
+from luigi_spendguard.ledger.batches import OF_TASKS, payers, tasks_of
 from luigi_spendguard.ledger.budgets import JournalEntry, journal, put_in_doubt
-from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, Row, Tx
+from luigi_spendguard.ledger.database import NOW, Row, Tx
 from luigi_spendguard.ledger.following import count_earlier, keep_budget
 from luigi_spendguard.ledger.names import of_payer, of_run
 from luigi_spendguard.ledger.runs import check_remembered, revoked, run_row
@@ -156,41 +157,6 @@ _ENDED = "state = CASE state WHEN 'open' THEN 'ended' ELSE state END"
 _UNLIMITED = (
     "SELECT 1 FROM claim WHERE run_id || '' = ?1 AND task_id = ?2 AND max_cost_micros IS NULL LIMIT 1"
 )
-#: Claims of any of the tasks (a JSON list), alone or in a batch.
-OF_TASKS = (
-    "WITH wanted AS (SELECT value FROM json_each(?1))"
-    " SELECT id FROM claim WHERE task_id IN (SELECT value FROM wanted) UNION"
-    " SELECT claim_id FROM member WHERE task_id IN (SELECT value FROM wanted)"
-)
-
-
-#: Where in the journal's order a run (`{0}`) begins: clocks are set back, that is not.
-BEGUN = "(SELECT begun FROM run WHERE run.run_id = {0})"
-#: How often a task (of `{0}`) has completed.
-COMPLETIONS = "coalesce((SELECT completions FROM task WHERE task.task_id = {0}.task_id), 0)"
-
-
-def may_repeat(entry: str) -> str:
-    """Return the condition that a `call`'s task had not completed since, when the journal came to an entry.
-
-    Nor had, of a batch, all members. Whoever had begun by then has seen that, and may do it again.
-    """
-    members = (
-        "SELECT 1 FROM json_each(claim.members) AS each JOIN member ON member.task_id = each.value"
-        f" AND member.claim_id = claim.id WHERE {_incomplete('member.{0}', entry)}"
-    )
-    return (
-        f"({_incomplete('call.{0}', entry)}"
-        " AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.id = call.claim_id"
-        f" AND claim.members <> '[]' AND NOT EXISTS ({members})))"
-    )
-
-
-def _incomplete(of: str, entry: str) -> str:
-    return (
-        f"NOT EXISTS (SELECT 1 FROM completion WHERE completion.task_id = {of.format('task_id')}"
-        f" AND completion.number = {of.format('epoch')} + 1 AND completion.entry < {entry})"
-    )
 
 
 def completions(tx: Tx, task_id: str) -> int:
@@ -225,10 +191,6 @@ def _max_cost(tx: Tx, request: NewClaim) -> Micros | None:
     )
 
 
-#: Of `call`: what stands for its task in its identity.
-_PAYER = "CASE call.payment WHEN '' THEN call.task_id ELSE call.payment END"
-
-
 def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
     """Return the earlier tasks that have paid for some of these under another id, as a JSON list.
 
@@ -237,19 +199,8 @@ def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
     """
     if not request.members and not tx.value("SELECT 1 FROM member WHERE task_id = ?", request.task_id):
         return ""
-    rows = tx.all(
-        f"SELECT DISTINCT {_PAYER} AS payer"
-        " FROM call LEFT JOIN member ON member.claim_id = call.claim_id"
-        f" AND member.task_id IN (SELECT value FROM json_each(?1)) WHERE call.claim_id IN ({OF_TASKS})"
-        f" AND {_PAYER} <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
-        " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
-        f" AND {NOT_DECLINED}"
-        f" AND {_incomplete('coalesce(member.{0}, call.{0})', BEGUN.format('?3'))} ORDER BY payer",
-        tasks,
-        request.payment or request.task_id,
-        request.run_id,
-    )
-    return json.dumps([row["payer"] for row in rows]) if rows else ""
+    found = payers(tx, tasks, request.payment or request.task_id, request.run_id)
+    return json.dumps(found) if found else ""
 
 
 def without_approval(tx: Tx, run_id: str, tasks: Sequence[str], single: Micros) -> Micros:
@@ -360,11 +311,6 @@ def _to_close(tx: Tx, name: str, run_id: str | None) -> Row | None:
     """Return the run of that name (its current one, or the one that is named), if it may be closed."""
     row = _last_run(tx, name, run_id)
     return row if row and row["by_task_id"] and row["state"] in ("active", "frozen") else None
-
-
-def tasks_of(claimed: Row) -> list[str]:
-    """Return the tasks of an attempt: a batch's members, or the one that it is of."""
-    return json.loads(claimed["members"]) or [claimed["task_id"]]
 
 
 def _unfinished(tx: Tx, run_id: str) -> list[Row]:

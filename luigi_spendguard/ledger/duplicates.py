@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 
 from luigi_spendguard.errors import Conflict
+from luigi_spendguard.ledger.batches import NOT_COMPLETED, OF_TASKS
 from luigi_spendguard.ledger.budgets import JournalEntry, journal, was_made
 from luigi_spendguard.ledger.calls import ReservationDenied, Scope
-from luigi_spendguard.ledger.claims import COMPLETIONS, OF_TASKS
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.identity import Identity
 from luigi_spendguard.ledger.runs import run_row
@@ -53,15 +53,12 @@ _LAST = "ORDER BY call.rowid DESC LIMIT 1"
 #: The newest call that has charged the same target, by a task that has not completed since (of a batch: one
 #: of its members), and that no worker is at: what has yielded tasks goes on when they are done.
 _CHARGED = f"""
-    {_COLUMNS} JOIN claim ON claim.id = call.claim_id
+    {_COLUMNS}
     WHERE call.rowid IN (SELECT rowid FROM call INDEXED BY call_charged WHERE family = ?9 AND target = ?10
                          AND base IS NOT NULL AND asked_micros > 0 ORDER BY rowid DESC LIMIT {NEWEST})
       AND {_MAY_REPEAT}
       AND call.task_id NOT IN (SELECT value FROM json_each(?11)) AND (call.payment = '' OR ?12 = '')
-      AND call.epoch = {COMPLETIONS.format("call")}
-      AND (claim.members = '[]' OR EXISTS
-           (SELECT 1 FROM json_each(claim.members) AS each JOIN member ON member.task_id = each.value
-            AND member.claim_id = claim.id WHERE member.epoch = {COMPLETIONS.format("member")}))
+      AND {NOT_COMPLETED}
       AND NOT EXISTS (SELECT 1 FROM claim AS last WHERE last.rowid = (SELECT max(rowid) FROM claim AS each
                       WHERE each.task_id = call.task_id) AND last.worker = ?13
                       AND (last.ended_at IS NULL OR last.outcome = 'yielded'))
@@ -75,7 +72,7 @@ _FOR_PAYMENT = f"""
 #: The newest call that this very task has made for another payment, and has not completed since.
 _OTHERWISE = f"""
     {_COLUMNS} WHERE call.task_id = ?9 AND call.payment NOT IN ('', ?10) AND {_MAY_REPEAT}
-      AND call.target IS ?11 AND call.base IS NOT NULL AND call.epoch = {COMPLETIONS.format("call")} {_LAST}
+      AND call.target IS ?11 AND call.base IS NOT NULL AND {NOT_COMPLETED} {_LAST}
 """
 
 

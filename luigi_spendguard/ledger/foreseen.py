@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
+from luigi_spendguard.ledger.batches import tasks_of
 from luigi_spendguard.ledger.calls import Scope, scope_of, scope_of_hash
-from luigi_spendguard.ledger.claims import NewClaim, tasks_of
+from luigi_spendguard.ledger.claims import NewClaim
 from luigi_spendguard.ledger.database import Database, Names, Tx
 from luigi_spendguard.ledger.identity import key_digest, payers_of, wire_digest
 from luigi_spendguard.ledger.names import of_charges, of_key, of_object, of_payer, of_run

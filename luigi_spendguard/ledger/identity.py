@@ -19,7 +19,7 @@ from functools import cache
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
-from luigi_spendguard.ledger.claims import BEGUN, may_repeat, tasks_of
+from luigi_spendguard.ledger.batches import BEGUN, is_others, may_repeat, tasks_of
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.names import of_charges, of_key, of_payer
 from luigi_spendguard.ledger.overtaken import is_overtaken
@@ -162,7 +162,7 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
         payments += _digests([ask], shared)
     bases = tuple(dict.fromkeys((base, *before, *payments)))
     known = _look_up(tx, bases, keys, ask, claim)
-    ordinal, is_late = _place(tx, ask, claim, base, keys) if known.calls else (1, False)
+    ordinal, is_late = _place(tx, ask, claim, bases, keys) if known.calls else (1, False)
     return Identity(
         base,
         ordinal,
@@ -205,13 +205,16 @@ _CALLS = (
     f" (coalesce(state, '') IN ('pending','settled') AND {NOT_DECLINED} AND NOT {RESOLVED}"
     " OR verdict = 'replayed') AS holds FROM call WHERE claim_id = ?"
 )
-#: All equal calls of an attempt; one that `holds` its place among them is another call than the next.
-_EQUAL = f"{_CALLS} AND base = ?"
+#: All equal calls of an attempt, also those of others that it has gone on with; one that `holds` its place
+#: among them is another call than the next.
+_EQUAL = f"{_CALLS} AND base IN (SELECT value FROM json_each(?))"
 #: Those under a key of their caller's.
 _KEYED = f"{_CALLS} AND key_id = ?"
 
 
-def _place(tx: Tx, ask: ReserveRequest, claim: Row, base: str, keys: tuple[str, ...]) -> tuple[int, bool]:
+def _place(
+    tx: Tx, ask: ReserveRequest, claim: Row, bases: tuple[str, ...], keys: tuple[str, ...]
+) -> tuple[int, bool]:
     """Return the lowest number that no equal call of this attempt holds, and whether `ask` comes too late.
 
     What was asked for under its own key (`keys`, in all forms) is this request: it has that one's, whose
@@ -219,7 +222,7 @@ def _place(tx: Tx, ask: ReserveRequest, claim: Row, base: str, keys: tuple[str, 
     """
     unanswered = {key_digest(ask, one, f) for one in ask.unanswered for f in (*_OLDER, FORMULA)}
     lost = set(ask.unanswered)
-    equal = tx.all(_EQUAL, claim["id"], base)
+    equal = tx.all(_EQUAL, claim["id"], json.dumps(bases))
     if keys and is_overtaken(equal, ask, keys[0]):
         return 1, True
     rows = [row for row in equal if row["holds"]]
@@ -332,18 +335,19 @@ _EARLIER = (
     f"verdict = 'allowed' AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
     " AND vendor = ?3 AND account = ?4"
     f" AND (run_id = ?1 OR {may_repeat(BEGUN.format('?1'))}"
-    " OR payment IN (SELECT value FROM json_each(?5))) ORDER BY rowid DESC LIMIT 1"
+    " OR payment IN (SELECT value FROM json_each(?5))) ORDER BY rowid DESC"
 )
 
 
-def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -> Row | None:
+def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, claim: Row) -> Row | None:
     """Return the earlier call that this one repeats, or None. A voided or declined call is no earlier one."""
+    run_id = claim["run_id"]
     if not identity.known.calls:
         return None
     if identity.key_id is not None:
         keys = json.dumps([identity.key_id, *identity.keys_before])
         row = tx.one(
-            f"SELECT * FROM call WHERE key_id IN (SELECT value FROM json_each(?2)) AND {_EARLIER}",
+            f"SELECT * FROM call WHERE key_id IN (SELECT value FROM json_each(?2)) AND {_EARLIER} LIMIT 1",
             run_id,
             keys,
             ask.vendor,
@@ -354,7 +358,7 @@ def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -
             return row
     if identity.base is None:
         return None
-    return tx.one(
+    rows = tx.all(
         f"SELECT * FROM call WHERE base IN (SELECT value FROM json_each(?2)) AND ordinal = ?6 AND {_EARLIER}",
         run_id,
         json.dumps(identity.bases),
@@ -363,6 +367,11 @@ def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -
         json.dumps(identity.paid_for),
         identity.ordinal,
     )
+    for row in rows:
+        # What has its own digest would go out under the same key on the wire.
+        if row["base"] == identity.base or not (identity.mates and is_others(tx, claim, row)):
+            return row
+    return None
 
 
 def count_tries(tx: Tx, identity: Identity) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 
 from luigi_spendguard.counted import counted
 from luigi_spendguard.ledger import queries
+from luigi_spendguard.ledger.batches import COMPLETIONS, NOT_COMPLETED, may_repeat
 from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal
-from luigi_spendguard.ledger.claims import COMPLETIONS, may_repeat
 from luigi_spendguard.ledger.database import MINUTE_S, NOW, Row, Tx
 from luigi_spendguard.ledger.runs import YOUNGEST_MS
 from luigi_spendguard.settings.policy import moment
@@ -65,11 +65,7 @@ _WHY = f"""
          AND (call.base IS NOT NULL OR call.key_id IS NOT NULL)
     THEN CASE
         WHEN call.payment <> '' THEN 'payment_key'
-        WHEN call.epoch = {COMPLETIONS.format("call")} AND NOT EXISTS
-             (SELECT 1 FROM claim WHERE claim.id = call.claim_id AND claim.members <> '[]' AND NOT EXISTS
-              (SELECT 1 FROM json_each(claim.members) AS each JOIN member ON member.task_id = each.value
-               AND member.claim_id = claim.id WHERE member.epoch = {COMPLETIONS.format("member")}))
-             THEN 'not_completed'
+        WHEN {NOT_COMPLETED} THEN 'not_completed'
         WHEN call.task_id IN (SELECT value FROM json_each(?4)) THEN 'open'
         WHEN call.state = 'settled' AND call.declined = 0
              AND {may_repeat("CASE WHEN call.base IS NULL THEN min(?3, ?5) ELSE ?3 END")} THEN 'open'

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from luigi_spendguard.ledger.batches import go_on
 from luigi_spendguard.ledger.budgets import put_in_doubt
 from luigi_spendguard.ledger.calls import (
     GRANT_MS,
@@ -292,6 +293,7 @@ def regrant(tx: Tx, scope: Scope, call_id: str, ask: ReserveRequest, number: int
     )
     row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
     assert row is not None
+    go_on(tx, scope.claim, row)
     return grant(tx, row)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 
+from luigi_spendguard.ledger.batches import tasks_of
 from luigi_spendguard.ledger.budgets import (
     JournalEntry,
     KeptBudget,
@@ -24,7 +25,7 @@ from luigi_spendguard.ledger.budgets import (
     take_money,
 )
 from luigi_spendguard.ledger.calls import CALL, Decision, ReservationDenied, Scope, record, same_call
-from luigi_spendguard.ledger.claims import hold, tasks_of, without_approval
+from luigi_spendguard.ledger.claims import hold, without_approval
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.duplicates import check_duplicate
 from luigi_spendguard.ledger.following import find_ahead, keep_budgets
@@ -142,7 +143,7 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     identity = identify(tx, ask, scope.claim)
     if identity.is_late:
         return ReserveReply("stale", row["id"], row["ask"])
-    match = None if ask.read else find_earlier(tx, identity, ask, scope.run["run_id"])
+    match = None if ask.read else find_earlier(tx, identity, ask, scope.claim)
     if match is not None:
         return answer_repeated(tx, scope, ask, identity, match, row)
     check_overlap(tx, scope.claim, ask, identity)
@@ -188,13 +189,13 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     identity = identify(tx, ask, scope.claim)
     if identity.is_late:
         return ReserveReply("stale", ask.call_id, ask.ask)
-    match = None if ask.read else find_earlier(tx, identity, ask, scope.run["run_id"])
+    match = None if ask.read else find_earlier(tx, identity, ask, scope.claim)
     if match is not None:
         tx.check_alone("a call repeats another")
         return answer_repeated(tx, scope, ask, identity, match)
     check_overlap(tx, scope.claim, ask, identity)
     if identity.mates and identity.base is not None and ask.total_micros != 0:
-        check_mates(tx, identity, ask)
+        check_mates(tx, scope.claim, identity, ask)
     warning = "" if ask.read else check_duplicate(tx, scope, ask, identity)
     if wait := wait_for_turn(tx, scope, ask, ask.call_id):
         return wait

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from luigi_spendguard.ledger.batches import AS_MEMBERS, COMPLETIONS, NOT_COMPLETED, TASKS
 from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, last_entry, run_budget
-from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import MINUTE_S, NOT_DECLINED, TODAY, Row, Tx
 from luigi_spendguard.ledger.database.late import LateChanges
 from luigi_spendguard.ledger.following import follow
@@ -201,8 +201,8 @@ def have_paid(tx: Tx, call_ids: Sequence[str] | None = None) -> list[str]:
         f" AND asked_micros > 0 AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED})"
         f" SELECT task_id FROM paying WHERE task_id <> '' AND epoch = {COMPLETIONS.format('paying')}"
         " UNION SELECT member.task_id FROM paying JOIN claim ON claim.id = paying.claim_id"
-        " JOIN json_each(claim.members) AS each ON 1 = 1 JOIN member ON member.task_id = each.value"
-        f" AND member.claim_id = claim.id AND member.epoch = {COMPLETIONS.format('member')}",
+        f" JOIN {TASKS} ON 1 = 1 JOIN {AS_MEMBERS} AND member.epoch = {COMPLETIONS.format('member')}"
+        " WHERE claim.members <> '[]' OR claim.task_id <> paying.task_id",
         None if call_ids is None else json.dumps(list(call_ids)),
     )
     return [row["task_id"] for row in rows]
@@ -290,7 +290,7 @@ _CLAIMS = (
     "SELECT claim.rowid AS seq, claim.*,"
     f" CASE WHEN budget.id IS NOT NULL THEN {REMAINING} END AS left_micros,"
     " (SELECT task_id FROM call WHERE id = claim.held_part AND claim.held_scope = 'duplicate'"
-    f" AND epoch = {COMPLETIONS.format('call')}) AS beside_task"
+    f" AND {NOT_COMPLETED}) AS beside_task"
     " FROM claim"
     " JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
     " LEFT JOIN budget ON budget.scope = 'task' AND budget.subject = claim.run_id"

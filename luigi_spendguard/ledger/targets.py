@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 
+from luigi_spendguard.ledger.batches import BEGUN, NOT_COMPLETED, is_others, may_repeat, strangers
 from luigi_spendguard.ledger.calls import ReservationDenied
-from luigi_spendguard.ledger.claims import may_repeat, tasks_of
+from luigi_spendguard.ledger.claims import payment_keys_in
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.identity import RESOLVED, Identity, key_digest
 from luigi_spendguard.protocol import ReserveRequest
@@ -23,16 +24,16 @@ _REACHED = f"""
     SELECT call.id, call.operation, count(*) AS many
     FROM call_target JOIN call ON call.id = call_target.call_id
     WHERE call_target.target IN (SELECT value FROM json_each(?1))
-      AND (call.task_id = ?2 AND call.epoch = ?5
-           OR call.payment <> '' AND call.payment IN (SELECT value FROM json_each(?9)))
+      AND (call.task_id = ?2 AND {NOT_COMPLETED}
+           OR call.payment <> '' AND call.payment IN (SELECT value FROM json_each(?8)))
       AND call.vendor = ?3 AND call.account = ?4 AND call.base IS NOT NULL
       AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
-      AND {NOT_DECLINED} AND call.id <> ?7
-      AND (call.claim_id <> ?6 OR call.state = 'in_doubt'
+      AND {NOT_DECLINED} AND call.id <> ?6
+      AND (call.claim_id <> ?5 OR call.state = 'in_doubt'
            OR {RESOLVED}
-           OR call.key_id IN (SELECT value FROM json_each(?8))
-           OR call.id IN (SELECT value FROM json_each(?8)))
-      AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)
+           OR call.key_id IN (SELECT value FROM json_each(?7))
+           OR call.id IN (SELECT value FROM json_each(?7)))
+      AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?5 AND again.replay_of = call.id)
     GROUP BY call.id ORDER BY call.rowid DESC LIMIT 1
 """
 
@@ -53,7 +54,6 @@ def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -
         claim["task_id"],
         ask.vendor,
         ask.account,
-        identity.epoch,
         claim["id"],
         ask.call_id,
         json.dumps([*untold, *ask.unanswered]),
@@ -83,26 +83,28 @@ def keep_targets(tx: Tx, call_id: str, ask: ReserveRequest) -> None:
         )
 
 
-def check_mates(tx: Tx, identity: Identity, ask: ReserveRequest) -> None:
+#: Calls of other tasks, or payments (?1), that this attempt (?6, in run ?5) may repeat: but for what it has.
+_MATES = f"""
+    SELECT target, task_id, payment, claim_id FROM call WHERE vendor = ?2 AND account = ?3 AND operation = ?4
+    AND verdict = 'allowed' AND base IS NOT NULL AND state IN ('pending','settled','in_doubt')
+    AND {NOT_DECLINED}
+    AND (payment <> '' AND payment IN (SELECT value FROM json_each(?1))
+         OR payment = '' AND task_id IN (SELECT value FROM json_each(?1))
+            AND (run_id || '' = ?5 OR {may_repeat(BEGUN.format("?5"))}))
+    AND claim_id <> ?6
+    AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)
+"""
+
+
+def check_mates(tx: Tx, claim: Row, identity: Identity, ask: ReserveRequest) -> None:
     """Refuse what may repeat a part of what other batches of these tasks have paid for.
 
-    Calls are matched by their target: one without, or for some of several, cannot be.
+    Calls are matched by their target: one without, or for some of several, cannot be. Nor can one of several
+    equal ones that batches have made each for itself.
     """
-    like = (
-        " AND vendor = ?2 AND account = ?3 AND operation = ?4 AND verdict = 'allowed' AND base IS NOT NULL"
-        f" AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
-    )
-    rows = tx.all(
-        "SELECT target, task_id FROM call WHERE payment = '' AND task_id IN (SELECT value FROM json_each(?1))"
-        f"{like} UNION SELECT target, task_id FROM call WHERE payment <> '' AND payment IN"
-        f" (SELECT value FROM json_each(?1)){like}",
-        json.dumps(identity.mates),
-        ask.vendor,
-        ask.account,
-        ask.operation,
-    )
-    for row in rows:
-        if _may_overlap(ask.target, row["target"]):
+    mates = json.dumps(identity.mates)
+    for row in tx.all(_MATES, mates, ask.vendor, ask.account, ask.operation, claim["run_id"], claim["id"]):
+        if _may_overlap(ask.target, row["target"]) and not is_others(tx, claim, row):
             raise ReservationDenied(
                 "idempotency_mismatch",
                 f"{row['task_id']} has paid for a part of this batch, and Luigi has made another batch of "
@@ -122,18 +124,24 @@ def check_whose(tx: Tx, claim: Row, identity: Identity, match: Row) -> None:
     for comes back with others; after that only what goes on beside it does.
     """
     by_key = identity.key_id is not None and match["key_id"] in (identity.key_id, *identity.keys_before)
-    if not identity.mates or by_key or match["base"] in (identity.base, *identity.payments):
+    if not identity.mates or by_key or match["base"] == identity.base:
         return
-    theirs = tx.one("SELECT task_id, members FROM claim WHERE id = ?", match["claim_id"])
-    others = {*tasks_of(claim)}.difference(tasks_of(theirs)) if theirs is not None else set()
+    others = strangers(tx, claim, match)
     if others and tx.value(_HAS_COMPLETED, match["id"], 2**62):
         raise ReservationDenied(
             "idempotency_mismatch",
             f"call {match['id']} was made for a part of this batch, in another one that has completed since "
-            f"(task {match['task_id']}), or for none: {min(others)} was not in that. Nothing was sent. "
-            "Submit the root again, so that what is complete is left out, or pass your own idempotency key",
+            f"(task {match['task_id']}), or for none: {_name(min(others))} was not in that. Nothing was "
+            "sent. Submit the root again, so that what is complete is left out, and let the rest run one by "
+            "one (`max_batch_size = 1`): what was paid is answered then. Or pass your own idempotency key",
             call_id=match["id"],
         )
+
+
+def _name(of: str) -> str:
+    """Return a task_id as it is, and a payment as its `payment_key`."""
+    keys = payment_keys_in(of) if of.startswith("[") else []
+    return f"payment_key {keys[0]!r}" if keys else of
 
 
 def _may_overlap(one: str | None, other: str | None) -> bool:

@@ -132,7 +132,7 @@ def test_what_was_paid_for_under_a_name_is_not_paid_again(books: Books, number: 
     answer = books.reserve(key, books.ask(1 * USD, target=f"cus_{payment}"))
     assert answer.verdict == ("replayed" if number >= 11 else "allowed")
     other = books.reserve(key, books.ask(1 * USD, target=f"cus_{payment}"))
-    assert other.verdict == ("denied" if number >= 11 and payment == "b" else "allowed")
+    assert other.verdict == "allowed", "another one of the same attempt"
 
 
 def test_a_run_that_was_revoked_stays_so(books: Books) -> None:
