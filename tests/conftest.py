@@ -63,6 +63,7 @@ LONG = (
     "tests/acceptance/test_billing.py",
     "tests/acceptance/test_crash_points.py",
     "tests/acceptance/test_crashes.py",
+    "tests/acceptance/test_ended.py",
     "tests/acceptance/test_payment_keys.py",
     "tests/acceptance/test_races_texts_mails.py",
     "tests/acceptance/test_shapes.py",

@@ -43,6 +43,16 @@ def revoke(run_id: str) -> None:
         f"{counted(run['calls_under_way'], 'call was', 'calls were')} under way; "
         f"{money_of('spent')(run)} is spent, {money_of('reserved')(run)} reserved."
     )
+    _say_what_is_next(run, "revoke", "ends that one, too")
+
+
+def _say_what_is_next(run: Mapping[str, Any], name: str, does: str) -> None:
+    """Say of a run whose root has completed that the root's next submission is another run, and which."""
+    if not run.get("root_completed"):
+        return
+    later = run["later_run_id"]
+    now = "opens another run" if later is None else f"is run {later} by now: {command(name, later)} {does}"
+    click.echo(f"Its root had completed: what is submitted after that {now}.")
 
 
 # So that `-1` is no unknown option but a bad amount.
@@ -87,6 +97,7 @@ def top_up(run_id: str, usd: Micros | None, dry_run: bool, request_id: str, **in
     click.echo(_repeated(run, request_id) + _topped_up(run_id, run, target))
     if "top_up" in run and (run["top_up"]["blocked"] or run["top_up"]["thaws"]):
         click.echo(freed_text(run["top_up"], done=True))
+    _say_what_is_next(run, "top-up", "raises the cap of that one")
     _say_what_holds(run)
     if run["overrun_usd"] != "0.00":
         click.echo(

@@ -164,7 +164,7 @@ def approve_duplicate(
     """Let a task's call of that amount pass though call `call_id` may have made its payment.
 
     It is used up by what the task then pays: more of the same waits again. Once for each `request_id`. Raises
-    NotFound, Conflict (revoked, ended, or it waits for something else).
+    NotFound, Conflict (revoked, or it waits for something else).
     """
     run = run_row(tx, run_id)
     entry = JournalEntry(
@@ -172,8 +172,8 @@ def approve_duplicate(
     )
     if was_made(tx, entry):
         return run
-    if run["state"] in ("revoked", "ended"):
-        raise Conflict(f"run {run_id} is {run['state']}: there is nothing to approve")
+    if run["state"] == "revoked":
+        raise Conflict(f"run {run_id} is revoked: there is nothing to approve")
     held = tx.one(
         f"SELECT * FROM claim WHERE run_id = ?2 AND id IN ({OF_TASKS}) ORDER BY rowid DESC LIMIT 1",
         json.dumps([task_id]),

@@ -20,7 +20,7 @@ from luigi_spendguard.ledger.calls import ReservationDenied, Scope
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, TODAY, Row, Tx, is_over
 from luigi_spendguard.ledger.following import keep_budgets
 from luigi_spendguard.ledger.objects import object_of
-from luigi_spendguard.ledger.runs import SENDABLE, RunRequest, open_run, revoked
+from luigi_spendguard.ledger.runs import SENDABLE, RunRequest, has_ended, open_run, revoked
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.protocol import KEY_PREFIX, ReserveRequest, command, key_hash
 from luigi_spendguard.protocol.commands import USD
@@ -105,7 +105,7 @@ def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
     """Return the run of a label. Who opens a run pins its cap: the key's own, within luigi.cfg's limits."""
     name = terms.label.removeprefix("luigi/") or key_id
     known = tx.one("SELECT * FROM run WHERE run_id = ? AND state <> 'ended'", name)
-    if known is not None:
+    if known is not None and not (known["name"] == name and has_ended(tx, known)):
         return {**known, "note": _left(tx, name)}  # What was said when it was opened is no answer to this.
     families = [f for f in caps.families if _TASK_ID.fullmatch(name) and name.startswith(f"{f}_")]
     family = max(families, key=len, default="")

@@ -12,7 +12,7 @@ from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, beyond_da
 from luigi_spendguard.ledger.claims import payment_keys_in
 from luigi_spendguard.ledger.database import TODAY, Row, Tx
 from luigi_spendguard.ledger.following import other_day_cap
-from luigi_spendguard.ledger.runs import no_run
+from luigi_spendguard.ledger.runs import CLOSED, no_run
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.protocol import DUPLICATE
 from luigi_spendguard.settings.policy import Caps
@@ -86,6 +86,13 @@ def run(tx: Tx, run_id: str, inside: Caps = _NO_CAPS) -> dict[str, Any]:
         )
     ]
     shown["shared_tasks"] = _shared_tasks(tx, run_id)
+    shown["root_completed"] = bool(tx.value(f"SELECT 1 WHERE {CLOSED.format('?')}", run_id))
+    # Of a root that has completed, and was submitted again.
+    shown["later_run_id"] = tx.value(
+        "SELECT later.run_id FROM run JOIN run AS later ON later.name = run.name AND later.seq > run.seq"
+        " WHERE run.run_id = ? ORDER BY later.seq DESC LIMIT 1",
+        run_id,
+    )
     approved = tx.all(
         "SELECT task_id, amount_micros, NULL AS call_id FROM approval WHERE run_id = ?1 UNION ALL"
         " SELECT task_id, amount_micros, call_id FROM duplicate_approval WHERE run_id = ?1 ORDER BY 1, 3",

@@ -1,5 +1,9 @@
 """Runs: opening, freezing, revoking, topping up, forecasts and approvals; `claims` closes them.
 
+A run that has ended (its root has completed) is not continued by its root's next submission, which opens
+another one. What workers announced in it before goes on in it, within its cap: so it is revoked, topped up
+and approved like one that has not ended.
+
 Each function is one operation inside a transaction and idempotent by what the caller names.
 """
 
@@ -57,12 +61,12 @@ class RunRequest:
 
 
 def open_run(tx: Tx, request: RunRequest) -> Row:
-    """Return the current run of that name, opened now if there is none or the last one ended.
+    """Return the current run of that name, opened now if there is none or the last one has ended.
 
     An existing run keeps its cap whatever is asked. The row has the budget's totals.
     """
     last = tx.one("SELECT * FROM run WHERE name = ? ORDER BY seq DESC LIMIT 1", request.name)
-    if last is None or last["state"] == "ended":
+    if last is None or has_ended(tx, last):
         seq = 1 if last is None else last["seq"] + 1
         run_id = request.name if seq == 1 else f"{request.name}~{seq}"
         if tx.value("SELECT 1 FROM run WHERE run_id = ?", run_id):
@@ -92,6 +96,16 @@ _BEGIN = f"""
     UPDATE run SET begun = min((SELECT min(id) FROM journal WHERE run_id = ?2), coalesce(
         (SELECT id + 1 FROM journal WHERE at <= {NOW} - ?1 ORDER BY id DESC LIMIT 1), 0)) WHERE run_id = ?2
 """
+
+
+#: The root of that run (`{0}`) has completed, whether or not it was revoked later.
+CLOSED = "EXISTS (SELECT 1 FROM journal WHERE journal.run_id = {0} AND kind = 'close')"
+
+
+def has_ended(tx: Tx, row: Row) -> bool:
+    """Return whether a run's root has completed, revoked since or not: its next submission is another run."""
+    closed = f"SELECT 1 WHERE {CLOSED.format('?')}"
+    return row["state"] == "ended" or (row["state"] == "revoked" and bool(tx.value(closed, row["run_id"])))
 
 
 def run_row(tx: Tx, run_id: str) -> Row:
@@ -149,31 +163,16 @@ def revoked(run_id: str, by_task_id: bool) -> KeyRevoked:
 
 
 def revoke(tx: Tx, run_id: str) -> Row:
-    """Revoke a run for good; repeating it changes nothing. Returns the run row.
+    """Revoke a run for good, ended or not; repeating it changes nothing. Returns its row. Raises NotFound.
 
-    Raises Conflict for one that has ended and can spend nothing any more: its root may go on.
+    Nobody can tell whether a worker still has tasks of one that has ended.
     """
     row = run_row(tx, run_id)
-    if row["state"] == "ended" and not _may_spend(tx, run_id):
-        now = tx.value(
-            "SELECT run_id FROM run WHERE name = ? AND state <> 'ended' ORDER BY seq DESC LIMIT 1",
-            row["name"],
-        )
-        raise Conflict(
-            f"run {run_id} has ended and spends nothing any more: its root completed"
-            + (f". The run of that root is {now} now: revoke that one" if now else "")
-        )
     if row["state"] != "revoked":
         tx.run(f"UPDATE run SET state = 'revoked', ended_at = {NOW} WHERE run_id = ?", run_id)
         tx.run("UPDATE claim SET state = 'revoked' WHERE run_id = ? AND state = 'open'", run_id)
         journal(tx, JournalEntry("revoke", run_id=run_id))
     return run_row(tx, run_id)
-
-
-def _may_spend(tx: Tx, run_id: str) -> bool:
-    """Return whether an attempt goes on, or a call is under way, in a run that has ended."""
-    open_claim = tx.value("SELECT 1 FROM claim WHERE run_id = ? AND state = 'open'", run_id)
-    return bool(open_claim) or pending_calls(tx, run_id) > 0
 
 
 #: More entries than a journal gets while a grant may be used.
@@ -202,7 +201,7 @@ def pending_calls(tx: Tx, run_id: str) -> int:
 def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
     """Raise a run's cap by `amount`, once for each `request_id`. A frozen run is active again.
 
-    Raises NotFound, Conflict (revoked, ended, too much, or the request id was used otherwise).
+    Raises NotFound, Conflict (revoked, too much, or the request id was used otherwise).
     """
     row = run_row(tx, run_id)
     entry = JournalEntry("top_up", run_id=run_id, request_id=request_id, note=str(amount))
@@ -229,8 +228,6 @@ def _check_open(row: Row) -> None:
     """Raise Conflict for a run that no top-up helps."""
     if row["state"] == "revoked":
         raise Conflict(f"run {row['run_id']} is revoked for good and cannot be topped up")
-    if row["state"] == "ended":
-        raise Conflict(f"run {row['run_id']} has ended: its root completed")
 
 
 @dataclass(frozen=True)
@@ -271,7 +268,7 @@ def top_up_inside(tx: Tx, run_id: str, inside: Inside, amount: Micros, request_i
     """Raise one run's budget of a task family, of a vendor, or beyond the day's cap, by `amount`.
 
     Once for each `request_id`. Neither the run's cap nor any other run gets more of it; a frozen run stays
-    frozen. Raises NotFound, Conflict (revoked, ended, too much, luigi.cfg has no such budget).
+    frozen. Raises NotFound, Conflict (revoked, too much, luigi.cfg has no such budget).
     """
     row = run_row(tx, run_id)
     note = f"{amount} {inside.scope} {inside.part}".rstrip()
@@ -359,7 +356,7 @@ def approve(
 ) -> Row:
     """Let a run's forecast pass (no `task_id`), or one task's cost, up to `amount`.
 
-    Once for each `request_id`. Raises NotFound, Conflict (revoked, ended, nothing of it has to be approved,
+    Once for each `request_id`. Raises NotFound, Conflict (revoked, nothing of it has to be approved,
     the forecast is another one now than the one that was shown, or above the ceiling).
     """
     row, unknown = run_row(tx, run_id), approved.unknown
@@ -367,8 +364,8 @@ def approve(
     entry = JournalEntry("approve", run_id=run_id, request_id=request_id, note=note)
     if was_made(tx, entry):
         return row
-    if row["state"] in ("revoked", "ended"):
-        raise Conflict(f"run {run_id} is {row['state']}: there is nothing to approve")
+    if row["state"] == "revoked":
+        raise Conflict(f"run {run_id} is revoked: there is nothing to approve")
     if not task_id and row["forecast_micros"] is None:
         raise Conflict(f"run {run_id} has no forecast yet: nothing of it was scheduled completely")
     if not task_id:

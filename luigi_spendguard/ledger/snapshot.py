@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from luigi_spendguard.ledger.batches import AS_MEMBERS, COMPLETIONS, NOT_COMPLETED, TASKS
@@ -17,6 +17,7 @@ from luigi_spendguard.ledger.database import MINUTE_S, NOT_DECLINED, TODAY, Row,
 from luigi_spendguard.ledger.database.late import LateChanges
 from luigi_spendguard.ledger.following import follow
 from luigi_spendguard.ledger.pruning import PRUNED_RUNS
+from luigi_spendguard.ledger.runs import CLOSED
 from luigi_spendguard.protocol.commands import CENT, rounded
 from luigi_spendguard.settings.policy import Caps
 
@@ -53,7 +54,9 @@ COLUMNS = (
     " (SELECT unknown_tasks FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
     " AS approved_unknown,"
     " (SELECT forecast FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
-    " AS approved_forecast"
+    " AS approved_forecast,"
+    # Of one that is revoked: whether it had ended before.
+    f" CASE WHEN run.state = 'revoked' AND {CLOSED.format('run.run_id')} THEN 1 ELSE 0 END AS was_closed"
 )
 #: With what the last run of the same root family came to that has spent something and was not revoked.
 RUN = (
@@ -76,6 +79,11 @@ def of_run(tx: Tx, run_id: str) -> Figures:
     approved = tx.all("SELECT * FROM approval WHERE run_id = ? AND task_id <> ''", run_id)
     approvals = {row["task_id"]: row["amount_micros"] for row in approved}
     return Figures(row, budgets, last_entry(tx), approvals)
+
+
+def of_known(tx: Tx, run_id: str) -> Figures | None:
+    """Return a run as `of_run` does; None: there is none of that id."""
+    return of_run(tx, run_id) if tx.value("SELECT 1 FROM run WHERE run_id = ?", run_id) else None
 
 
 def of_call(tx: Tx, run_id: str, call_id: str) -> Figures:
@@ -308,8 +316,11 @@ _CLAIMS_CONCERNED = f"{_FRESH} " + _CLAIMS.format(
 )
 
 
-def start(tx: Tx, caps: Caps) -> Start:
-    """Bring budgets to the configured caps, and return all that the gate counts from."""
+def start(tx: Tx, caps: Caps, known: Collection[str] = ()) -> Start:
+    """Bring budgets to the configured caps, and return all that the gate counts from.
+
+    `known`: the runs that the gate knows tasks of already, ended or not.
+    """
     tx.take_time(MINUTE_S)
     follow(tx, caps)
     batches = tx.all(
@@ -321,7 +332,7 @@ def start(tx: Tx, caps: Caps) -> Start:
     )
     return Start(
         last_entry(tx),
-        _all_runs(tx),
+        _all_runs(tx, json.dumps(sorted(known))),
         today(tx),
         have_paid(tx),
         [],
@@ -330,15 +341,17 @@ def start(tx: Tx, caps: Caps) -> Start:
     )
 
 
-def _all_runs(tx: Tx) -> list[Figures]:
-    """Return the runs that are not ended, with their budgets but their tasks' own."""
-    rows = tx.all(f"SELECT {COLUMNS} FROM run WHERE state <> 'ended' ORDER BY id")
+def _all_runs(tx: Tx, known: str) -> list[Figures]:
+    """Return the runs that are not ended or `known`, with their budgets but their tasks' own."""
+    which = "(run.state <> 'ended' OR run.run_id IN (SELECT value FROM json_each(?)))"
+    rows = tx.all(f"SELECT {COLUMNS} FROM run WHERE {which} ORDER BY id", known)
     last = _precedents(tx)
     for row in rows:
         row["last_micros"] = last[row["run_id"]]
     budgets = tx.all(
         f"SELECT budget.*, {REMAINING} AS remaining_micros FROM budget JOIN run ON run.run_id = subject"
-        f" WHERE run.state <> 'ended' AND {OF_GATE}"
+        f" WHERE {which} AND {OF_GATE}",
+        known,
     )
     approvals = tx.all("SELECT * FROM approval WHERE task_id <> ''")
     return _together(rows, budgets, approvals, last_entry(tx))

@@ -71,12 +71,14 @@ async def runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     rows, total = await service.browse(overview.runs, page) or ([], 0)
     call.handler.set_header("X-Total-Count", str(total))
     cursor = "run_id" if sort == "-opened_at" else None
-    return [row | _of_row(row, _standing(row, known)) for row in call.page(rows, limit, cursor)]
+    return [row | _of_row(row, _standing(service, row, known)) for row in call.page(rows, limit, cursor)]
 
 
-def _standing(row: Mapping[str, Any], known: Mapping[str, Standing]) -> Standing:
-    """Return how a run stands; what is announced under the name of one that has ended is the next one's."""
-    return CLEAR if row["state"] == "ended" else known.get(row["run_id"], CLEAR)
+def _standing(service: LedgerService, row: Mapping[str, Any], known: Mapping[str, Standing]) -> Standing:
+    """Return how a run stands; what waits by the name of one that has ended waits for the next one."""
+    run = service.state.runs.get(row["run_id"])
+    is_next = row["state"] == "ended" and (run is None or not run.opened)
+    return CLEAR if is_next else known.get(row["run_id"], CLEAR)
 
 
 def _with_status(
@@ -140,7 +142,7 @@ async def _shown(
     """Return one run as every answer has it that is a single run; `listed`: None for all blocked tasks."""
     if row is None:
         raise _no_run(run_id)
-    standing = _standing(row, {run_id: await standing_of(service.scheduler, run_id)})
+    standing = _standing(service, row, {run_id: await standing_of(service.scheduler, run_id)})
     unsolved = await service.browse(denials.unsolved, [run_id]) if row["denied_calls"] else []
     shown = row | _of_run(service, row, standing, await gather(service, standing), listed)
     denied = grouped(of_known(unsolved or [], service.scheduler.knows))

@@ -183,17 +183,30 @@ class Gate:
         open, and never for a task that its worker has announced for other runs: its claim would not use it.
         """
         pinned = self.state.run(task.pinned)
+        if pinned is not None and not self._is_for(pinned, task, worker):
+            pinned = None
         stays = task.paid or bool(task.counted_in)
         if pinned is not None and pinned.state != "revoked" and stays:
             return [pinned]
         own = task.workers.get(worker, ()) if worker is not None else ()
         names = dict.fromkeys([*([task.pinned] if pinned is not None else []), *own, *task.runs])
-        runs = [run for name in names if (run := self.state.run(name)) is not None]
+        named = [run for name in names if (run := self.state.run(name)) is not None]
+        runs = [run for run in named if self._is_for(run, task, worker)]
         if alive := [run for run in runs if run.opened and run.state != "revoked"]:
             return alive
         mine = [self.state.run(name) for name in own] or runs
         may_open = [run for run in runs if not run.opened and run in mine]
         return may_open or [run for run in runs if run.opened] or runs or [self.state.nobody]
+
+    def _is_for(self, run: RunState, task: TaskState, worker: str | None) -> bool:
+        """Return whether a run may pay for a task at a worker: one that has ended, if it was announced there.
+
+        At a worker that has not announced the task itself (an assistant), if any other has.
+        """
+        if not run.is_over:
+            return True
+        own = task.workers.get(worker) if worker is not None else None
+        return any(run.run_id in each for each in (task.workers.values() if own is None else (own,)))
 
     def pinned_run(self, task_id: str) -> RunState | None:
         """Return the run that a task was dispatched for, None where that is not known."""

@@ -25,8 +25,10 @@ def feed(state: DispatchState, figures: Figures) -> None:
     if run is None or not run.opened:
         if "name" not in row or row["state"] == "ended":
             return  # An ended run's late answer.
+        if run is not None and _has_ended(row):
+            return  # What waits by its name waits for another run.
         run = _opened(state, row)
-    if "name" in row and row["state"] != "ended":
+    if "name" in row and not _has_ended(row):
         state.names[row["name"]] = row["run_id"]
     before, approvals = run.state, run.approvals
     run.update(figures)
@@ -49,10 +51,15 @@ def feed(state: DispatchState, figures: Figures) -> None:
         state.end_run(run.run_id)
 
 
+def _has_ended(row: Row) -> bool:
+    """Return whether a run's root has completed, so that its name stands for another run by now."""
+    return row["state"] == "ended" or bool(row.get("was_closed"))
+
+
 def _opened(state: DispatchState, row: Row) -> RunState:
     """Return the run of a row that is new here: the one that tasks have waited for, if they have."""
     run = RunState(row["run_id"])
-    for key in (row["name"], row["run_id"]):
+    for key in () if _has_ended(row) else (row["name"], row["run_id"]):
         waiting = state.runs.get(key)
         if waiting is not None and not waiting.opened:
             del state.runs[key]
@@ -139,9 +146,11 @@ def pay(state: DispatchState, task_id: str) -> None:
         state.task(each).paid = True
 
 
-def end_run(state: DispatchState, run_id: str, done: list[str]) -> None:
-    """Take it that a run has ended, with those of its tasks that have completed."""
+def end_run(state: DispatchState, run_id: str, done: list[str], seen: int = 0) -> None:
+    """Take it that a run has ended, with those of its tasks that have completed; `seen`: as `Figures`."""
     state.completed(done)
+    if (run := state.runs.get(run_id)) is not None:
+        run.seen = max(run.seen, seen)
     state.end_run(run_id)
 
 
@@ -194,6 +203,9 @@ def begin(state: DispatchState, start: Start) -> None:
     for members in start.batches:
         state.attempt(members)
     feed_changes(state, start)
+    told = {figures.run["run_id"] for figures in start.runs}
+    for run in [each for each in state.runs.values() if each.is_over and each.run_id not in told]:
+        state.forget_run(run)  # Another ledger's.
     for task in state.tasks.values():
         task.resumed_at = 0.0
     for run in state.runs.values():

@@ -149,6 +149,8 @@ def grown(now: Parts, before: Parts) -> list[Growth]:
 
 #: The state of a run that tasks belong to by its name and that nobody has opened yet.
 UNOPENED = "unopened"
+#: That of a run whose root has completed: what workers have announced in it before goes on in it.
+ENDED = "ended"
 
 
 @dataclass(eq=False)
@@ -191,6 +193,11 @@ class RunState:
     def opened(self) -> bool:
         """Whether the ledger knows it."""
         return self.state != UNOPENED
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended: then it pays only for those that have announced their tasks in it."""
+        return self.state == ENDED
 
     @property
     def own_budget(self) -> BudgetState:

@@ -12,6 +12,7 @@ from typing import Any
 
 from scheduler_patch.dispatch.budgets import BudgetState, Rules, Today
 from scheduler_patch.dispatch.model import (
+    ENDED,
     UNOPENED,
     Announcement,
     Forecast,
@@ -83,6 +84,10 @@ class DispatchState:
         if name is None:
             return None
         return self.runs.get(name) or self.runs.get(self.names.get(name, ""))
+
+    def current_run(self, name: str) -> RunState | None:
+        """Return the run that a root of that name has now; the last one that has ended where that goes on."""
+        return self.runs.get(self.names.get(name, name))
 
     def _named(self, name: str) -> RunState:
         """Return a run by its run_id or name; one that nobody has opened yet is made here."""
@@ -263,13 +268,29 @@ class DispatchState:
 
     # What workers say.
 
-    def join(self, task_id: str, run_id: str | None, worker: str, announced: Announcement) -> None:
-        """Let a task belong to a run, as its worker says; None: which one is not known yet."""
+    def join(
+        self,
+        task_id: str,
+        run_id: str | None,
+        worker: str,
+        announced: Announcement,
+        *,
+        is_id: bool | None = None,
+    ) -> None:
+        """Let a task belong to a run, as its worker says; None: which one is not known yet.
+
+        `is_id`: whether a run is meant, or a root's name; None: whoever has a run of that id means it.
+        """
+        if run_id is not None and not is_id:
+            run_id = self._meant(run_id, worker if is_id is None else "")
         task = self.tasks.get(task_id)
         if task is None:
             task = self.put(self.remembered.pop(task_id, TaskState(task_id, announced.family)))
             if task.pinned is not None and self.run(task.pinned) is None:
                 task.pinned = task.left = task.hold = None  # That run has ended.
+        pinned = self.run(task.pinned) if task.repeats and task.pinned != run_id else None
+        if pinned is not None and pinned.is_over:
+            self._repeat_no_more(task)  # In another run it pays like any other.
         task.family = announced.family or task.family
         task.vendors = announced.vendors or task.vendors
         own = task.workers.setdefault(worker, {})
@@ -294,12 +315,23 @@ class DispatchState:
             if task.pinned is not None and task.pinned != run_id:
                 self.on_shared(task)  # It was dispatched before it was known to be this run's too.
         own[run_id] = None
+        if is_id is not False and run_id in self.runs_of.get(worker, ()) and run_id not in self.names:
+            self.load_run(run_id)  # It was forgotten with its last task.
         self.runs_of.setdefault(worker, set()).add(run_id)
         run = self._named(run_id)
         run.tasks[task_id] = None
         if announced.scheduling:
             self.announcing[worker].add(run_id)
             run.announcing.add(worker)
+
+    def _meant(self, name: str, worker: str) -> str:
+        """Return which run a name means: that of a run that has ended does for those alone that had it."""
+        run = self.runs.get(name)
+        if run is None or not run.is_over or name in self.runs_of.get(worker, ()):
+            return name
+        if name not in self.names:
+            self.forget_run(run)  # The next run of that root is waited for by its name.
+        return self.names.get(name, name)
 
     def scheduled(self, worker: str) -> list[RunState]:
         """Take it that a worker has announced all it will for now; return its runs, with their forecasts."""
@@ -332,6 +364,9 @@ class DispatchState:
                 run = self.run(run_id)
                 if run is not None:
                     run.announcing.discard(worker)
+        if gone:
+            for run in [each for each in self.runs.values() if each.is_over]:
+                self._forget_unused(run)
 
     def to_stop(self, worker: str) -> dict[str, list[str]]:
         """Return the revoked runs that a worker has not acknowledged, with its tasks of each."""
@@ -355,21 +390,61 @@ class DispatchState:
 
     # What becomes of runs and tasks.
 
+    def load_run(self, run_id: str) -> None:
+        """Take it that tasks are known of a run, which has ended as far as is known."""
+        if run_id not in self.runs:
+            self.runs[run_id] = RunState(run_id, ENDED)
+
+    def wait_for(self, run: RunState) -> None:
+        """Take it that nobody has opened a run yet."""
+        run.state = UNOPENED
+        self.changed.update(run.tasks)
+        self.moved()
+
     def end_run(self, run_id: str) -> None:
-        """Forget a run that has ended; a worker that has announced it by name has announced that run."""
-        run = self.runs.pop(run_id, None)
-        if run is not None:
-            self.changed.update(run.tasks)
-            self.repeat_no_more(run)
-            for task in [each for each in self.remembered.values() if each.pinned == run_id]:
-                task.pinned = task.left = task.hold = None
-                self._forget_blank(task.task_id)
+        """Let a run that has ended be the run of those alone that have announced tasks of it.
+
+        Who has announced it by its root's name has announced that run.
+        """
+        run = self.runs.get(run_id)
         for name in [name for name, current in self.names.items() if current == run_id]:
             del self.names[name]
-            for announced in self.runs_of.values():
-                if name in announced:
-                    announced.discard(name)
-                    announced.add(run_id)
+            if name != run_id:
+                self._rename(name, run_id)
+        if run is None:
+            return
+        run.state = ENDED
+        self.changed.update(run.tasks)
+        for task in [each for each in self.remembered.values() if each.pinned == run_id]:
+            task.pinned = task.left = task.hold = None
+            self._forget_blank(task.task_id)
+        self.moved(run)
+        self._forget_unused(run)
+
+    def _rename(self, name: str, run_id: str) -> None:
+        """Let what was announced by a name be announced by that run's id."""
+        for announced in (*self.runs_of.values(), *self.announcing.values()):
+            if name in announced:
+                announced.discard(name)
+                announced.add(run_id)
+        for task in self.tasks.values():
+            if name in task.runs:
+                task.runs = list(dict.fromkeys(run_id if each == name else each for each in task.runs))
+                task.workers = {
+                    worker: {run_id if each == name else each: None for each in own}
+                    for worker, own in task.workers.items()
+                }
+
+    def _forget_unused(self, run: RunState) -> None:
+        """Forget a run that has ended once no task is left in it that a worker has announced."""
+        if not run.tasks or not any(run.run_id in announced for announced in self.runs_of.values()):
+            self.forget_run(run)
+
+    def forget_run(self, run: RunState) -> None:
+        """Forget a run that has ended: its tasks that somebody still has to run wait for the next one."""
+        del self.runs[run.run_id]
+        self.changed.update(run.tasks)
+        self.repeat_no_more(run)
 
     def stopped(self, task_id: str) -> None:
         """Release what was counted for a task: it runs no more."""
@@ -459,12 +534,16 @@ class DispatchState:
                 self.moved(run)
 
     def repeat_no_more(self, run: RunState) -> None:
-        """Let what has completed in a run pay like any other: the run has ended, or is revoked."""
+        """Let what has completed in a run pay like any other: nobody has the run, or it is revoked."""
         for task_id in run.tasks:
             task = self.tasks.get(task_id)
             if task is not None and task.repeats and task.pinned == run.run_id:
-                task.pinned = task.left = None
-                task.paid = task.repeats = False
+                self._repeat_no_more(task)
+
+    @staticmethod
+    def _repeat_no_more(task: TaskState) -> None:
+        task.pinned = task.left = None
+        task.paid = task.repeats = False
 
     def forget(self, gone: Iterable[str]) -> None:
         """Drop tasks that the scheduler has dropped, but not that they have paid and with whom."""
@@ -480,7 +559,9 @@ class DispatchState:
                 run = self.run(run_id)
                 if run is not None:
                     run.tasks.pop(task_id, None)
-                    if not run.opened and not run.tasks:
+                    if run.is_over:
+                        self._forget_unused(run)
+                    elif not run.opened and not run.tasks:
                         self.runs.pop(run.run_id, None)
             paid = task.paid and not task.repeats
             if paid or task.batch:

@@ -274,7 +274,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         state = self.gate.state
         if state.runs:
             handed_out = reply.get("batch_task_ids") or [reply.get("task_id")]
-            roots = {task_id: run for task_id in handed_out if (run := state.run(task_id)) is not None}
+            current = {task_id: state.current_run(task_id) for task_id in handed_out}
+            roots = {task_id: run for task_id, run in current.items() if run is not None}
             if roots:
                 reply["spendguard_roots"] = {
                     task_id: run.run_id if run.opened else None for task_id, run in roots.items()

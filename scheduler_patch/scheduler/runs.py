@@ -127,8 +127,11 @@ def load(scheduler: Any) -> None:
         if not isinstance(saved, dict) or task.status == DONE:
             continue
         announcement = Announcement(text(task.family), saved["cost"], tuple(saved.get("vendors", ())))
+        opened = saved.get("opened", ())
+        for run_id in opened:
+            state.load_run(run_id)
         for run_id in saved["runs"] or [None]:
-            state.join(task.id, run_id, "", announcement)
+            state.join(task.id, run_id, "", announcement, is_id=run_id in opened)
         state.tasks[task.id].pinned = saved.get("pinned")
         state.tasks[task.id].members = tuple(saved.get("members", ()))
 
@@ -138,8 +141,11 @@ def remember(scheduler: Any) -> None:
     for task in scheduler._state.get_active_tasks():
         vendor_task = scheduler.gate.state.tasks.get(task.id)
         if vendor_task is not None:
+            runs = {name: scheduler.gate.state.run(name) for name in vendor_task.runs}
+            opened = {name: run.run_id for name, run in runs.items() if run is not None and run.opened}
             task.spendguard = {
-                "runs": list(vendor_task.runs),
+                "runs": list(dict.fromkeys(opened.get(name, name) for name in runs)),
+                "opened": list(dict.fromkeys(opened.values())),
                 "cost": vendor_task.cost,
                 "pinned": vendor_task.pinned,
                 "members": list(vendor_task.members),
@@ -171,9 +177,9 @@ def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
                 state.join(task_id, run_id, worker, Announcement(task.family))
             return
         runs = [run_id if isinstance(run_id, str) else None]
-        parent = state.tasks.get(str(ours.get("yielded_by")))
+        parent, is_id = state.tasks.get(str(ours.get("yielded_by"))), None
         if parent is not None:
-            runs = list(parent.paid_by)
+            runs, is_id = list(parent.paid_by), True
         announcement = Announcement(
             task.family,
             _cost(ours.get("max_cost_usd")),
@@ -181,7 +187,7 @@ def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
             scheduling=ours.get("announcing") is True,
         )
         for each in runs or [None]:
-            state.join(task_id, each, worker, announcement)
+            state.join(task_id, each, worker, announcement, is_id=is_id)
     elif (
         ours is None
         and not reports
@@ -223,7 +229,7 @@ def inherit(scheduler: Any, task_id: str, new_deps: Iterable[str], worker: str) 
     if not unplaced:
         return
     parent = state.tasks.get(task_id)
-    runs = list(parent.paid_by) if parent is not None else []
+    runs, is_id = list(parent.paid_by) if parent is not None else [], parent is not None
     stack = list(new_deps)
     seen = set(stack)
     while stack:
@@ -233,7 +239,9 @@ def inherit(scheduler: Any, task_id: str, new_deps: Iterable[str], worker: str) 
         if task.id in unplaced:
             runs = runs or runs_above(scheduler, task_id)
             for run_id in runs:
-                state.join(task.id, run_id, worker, Announcement(text(task.family), scheduling=True))
+                state.join(
+                    task.id, run_id, worker, Announcement(text(task.family), scheduling=True), is_id=is_id
+                )
         stack += [dep for dep in task.deps if dep not in seen]
         seen.update(task.deps)
 
@@ -252,7 +260,9 @@ def find_roots(scheduler: Any, worker: str) -> None:
             if task is None:
                 continue
             if task.id in unplaced:
-                state.join(task.id, name, worker, Announcement(text(task.family), scheduling=True))
+                state.join(
+                    task.id, name, worker, Announcement(text(task.family), scheduling=True), is_id=False
+                )
             stack += [dep for dep in task.deps if dep not in seen]
             seen.update(task.deps)
 

@@ -47,7 +47,7 @@ from luigi_spendguard.protocol.rpcs import (
     OpenRunReply,
     OpenRunRequest,
 )
-from scheduler_patch.dispatch import Excess
+from scheduler_patch.dispatch import Excess, feed
 from scheduler_patch.dispatch.model import RunState, TaskState
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import root_named
@@ -150,7 +150,7 @@ class LedgerService(Books):
         """
         gate = self.scheduler.gate
         run = gate.pinned_run(task_id) or self.state.run(gate.paying_run(task_id, worker))
-        if run is not None and run.opened:
+        if run is not None and run.opened and not (run.is_over and named is not None):
             return run.run_id
         if named is not None:
             return named
@@ -212,6 +212,8 @@ class LedgerService(Books):
     def forecast(self, scheduled: list[RunState]) -> None:
         """Say and remember what runs that have been scheduled completely may cost."""
         for run in scheduled:
+            if run.is_over and not run.figures_seen:
+                self._spawn(self._recall(run))
             if run.forecast is None or not run.opened or self.state.rules.forecast == "off":
                 continue
             if run.state == "revoked":  # It costs nothing more, and nobody is to act on what it would.
@@ -228,6 +230,18 @@ class LedgerService(Books):
         task = asyncio.ensure_future(saving)
         self.saving.add(task)
         task.add_done_callback(self.saving.discard)
+
+    async def _recall(self, run: RunState) -> None:
+        """Let the gate hear of a run that it has forgotten, as it has ended; of one that never was, that."""
+        try:
+            figures = await self.read(snapshot.of_known, run.run_id)
+        except LedgerUnavailable as error:
+            logger.error("Tasks of run %s wait: %s", run.run_id, error)
+            return
+        if figures is not None:
+            feed.feed(self.state, figures)
+        else:
+            self.state.wait_for(run)
 
     def _compared(self, run: RunState, excess: Excess | None) -> str:
         if excess is None:

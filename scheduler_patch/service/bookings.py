@@ -20,6 +20,7 @@ from luigi_spendguard.ledger import (
     settlement,
     snapshot,
 )
+from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.ledger.database import Names, Row, Tx
 from luigi_spendguard.ledger.foreseen import Foreseen, naming
 from luigi_spendguard.money import parse_usd, plain_usd
@@ -111,7 +112,8 @@ def close_run(tx: Tx, request: CloseRunRequest, done: list[str], unknown: list[s
         )
     if not reply.closed:
         return Booked(reply, None)
-    return Booked(reply, None, lambda state: feed.end_run(state, ended, done))
+    seen = last_entry(tx)
+    return Booked(reply, None, lambda state: feed.end_run(state, ended, done, seen))
 
 
 def known_key(tx: Tx, key: str) -> tuple[str, SpendDenied | None] | None:

@@ -172,7 +172,8 @@ class Books:
                 ledger = Ledger(self.settings.ledger, self.busy_s)
                 if self._begin:
                     before = ledger.read(snapshot.today).result()
-                    start = ledger.write(snapshot.start, self.settings.caps).result()
+                    # What is loaded from Luigi's state may be of runs that have ended.
+                    start = ledger.write(snapshot.start, self.settings.caps, list(self.state.runs)).result()
                     self._day_cap.begin(before, start.day, self.settings.caps.day)
                     feed.begin(self.state, start)
                     self.state.averages, self.seen = ledger.browse(snapshot.averages).result(), start.seen

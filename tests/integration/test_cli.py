@@ -277,13 +277,11 @@ class TestChanging:
         assert pretender.site.run(pretender.run_id)["state"] == "revoked"
         assert spendguard(pretender.site, "revoke", pretender.run_id)[0] == 0
 
-    def test_a_run_that_has_ended_is_not_said_to_be_revoked(self, tmp_path: Path) -> None:
+    def test_a_run_that_has_ended_is_revoked_and_the_later_one_named(self, tmp_path: Path) -> None:
         with Site(tmp_path / "site") as site:
             site.luigi("Billing", "--n", "1", "--first", "0")
             (first,) = site.call("GET", "/runs", token=None)[1]
-            code, _, err = site.cli("revoke", first["run_id"])
-            assert (code, first["state"]) == (1, "ended")
-            assert f"run {first['run_id']} has ended and spends nothing any more: its root completed" in err
+            assert first["state"] == "ended"
             site.call(
                 "POST",
                 "/api/spend_open_run",
@@ -295,9 +293,9 @@ class TestChanging:
                     "budget_usd": None,
                 },
             )
-            code, _, err = site.cli("revoke", first["run_id"])
-            assert code == 1
-            assert f"The run of that root is {first['run_id']}~2 now: revoke that one" in err
+            code, out, _ = site.cli("revoke", first["run_id"])
+            assert (code, site.run(first["run_id"])["state"]) == (0, "revoked")
+            assert f"Its root had completed: what is submitted after that is run {first['run_id']}~2" in out
             assert site.run(f"{first['run_id']}~2")["state"] == "active"
             assert site.cli("revoke", f"{first['run_id']}~2")[0] == 0
 
