@@ -22,7 +22,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
 from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient, say_in_doubt
-from luigi_spendguard.http.lost_calls import asking, left_ends
+from luigi_spendguard.http.lost_calls import asking, left_ends, note
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.http.spool import Kept, Spool
@@ -300,8 +300,7 @@ class LocalLedgerClient(LedgerClient):
         with asking(request, self.under_way) as request:
             self._outbox.deliver(GIVE_UP_S)
             answer = self._ask(lambda service: service.reserve(key, request))
-            if answer.verdict == "allowed" and not request.read:
-                self.under_way.begin(answer.call_id, answer.ask)
+            note(request, answer, self.under_way)
         return answer
 
     def end(self, key: str, request: EndRequest) -> None:

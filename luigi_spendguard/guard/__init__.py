@@ -135,7 +135,7 @@ class Guard:
             if answer.verdict == "found" and looked_up.executed is not None:
                 opened = looked_up.executed
                 return (yield from self._end_as_executed(quote, answer, call, opened[answer.object_id]))
-            if answer.verdict == "replayed" and not answer.status:
+            if answer.is_read:
                 unused.append(answer)  # What cannot be read now the task has not had.
                 reply: Reply = yield from self._look_ups.answered_again(quote, answer, request)
                 unused.clear()

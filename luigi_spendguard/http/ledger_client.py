@@ -16,7 +16,7 @@ from luigi_spendguard import backoff, config
 from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
-from luigi_spendguard.http.lost_calls import asking, left_ends
+from luigi_spendguard.http.lost_calls import asking, left_ends, note
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox, is_for_good
 from luigi_spendguard.http.rpc_answers import read_answer
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
@@ -294,8 +294,7 @@ class HttpLedgerClient(LedgerClient):
                 raise answer
             if answer.verdict == "allowed":
                 self._gathering.begin()
-                if not request.read:
-                    self.under_way.begin(answer.call_id, answer.ask)
+            note(request, answer, self.under_way)
         return answer
 
     def _end_and_ask(

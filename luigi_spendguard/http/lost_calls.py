@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.http.shared import CallsUnderWay
-from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_LOST, EndRequest, ReserveRequest
+from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_LOST, EndRequest, ReserveReply, ReserveRequest
 
 
 def left_ends(under_way: CallsUnderWay) -> list[EndRequest]:
@@ -51,3 +51,13 @@ def asking(request: ReserveRequest, under_way: CallsUnderWay) -> Iterator[Reserv
         return
     with under_way.asking(named.call_id, named.ask, named.sender_id):
         yield named
+
+
+def note(request: ReserveRequest, answer: ReserveReply, under_way: CallsUnderWay) -> None:
+    """Take note of what an answer lets this process do; it goes on until the call is said to have ended."""
+    if request.read:
+        return
+    if answer.verdict == "allowed":
+        under_way.begin(answer.call_id, answer.ask)
+    elif answer.is_read:
+        under_way.reads(answer.call_id)

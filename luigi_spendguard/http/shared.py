@@ -263,6 +263,11 @@ class CallsUnderWay(Sharing):
         self._attempts = 0
         super().__init__(path)
 
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        #: What this process has asked for, and is answered by what it reads now.
+        self._read: set[str] = set()
+
     def share(self) -> None:
         """Share with what is started in the block of an attempt, and with nothing else."""
         if self._attempts:
@@ -285,7 +290,8 @@ class CallsUnderWay(Sharing):
     def asking(self, call_id: str, ask: int, sender: str) -> Iterator[None]:
         """Let the others know of a request in the block: killed there, this process sends nothing under it.
 
-        One that is denied is over; one that got no answer is ended by who has made it.
+        One that is denied is over; one that got no answer is ended by who has made it, and so is one that is
+        answered by what this process reads now (`reads`).
         """
         asked = [str(ask), str(os.getpid()), sender]
         with self._held() as texts:
@@ -300,8 +306,14 @@ class CallsUnderWay(Sharing):
         finally:
             if not unanswered:
                 with self._held() as texts:
-                    if texts.get(call_id) == asked:
+                    if texts.get(call_id) == asked and call_id not in self._read:
                         del texts[call_id]
+
+    def reads(self, call_id: str) -> None:
+        """Take note that this process reads what a call is answered with: killed there, the task has not had
+        that.
+        """
+        self._read.add(call_id)
 
     def begin(self, call_id: str, ask: int) -> None:
         """Take note that this process was granted a call."""
@@ -310,6 +322,7 @@ class CallsUnderWay(Sharing):
 
     def end(self, call_id: str) -> None:
         """Take note that a call has ended."""
+        self._read.discard(call_id)
         with self._held() as texts:
             texts.pop(call_id, None)
 

@@ -266,6 +266,11 @@ class ReserveReply(Message):
     message: _Body = ""
     facts: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the answer of a replay is read at the vendor now."""
+        return self.verdict == "replayed" and not self.status
+
 
 @dataclass(frozen=True)
 class EndRequest(Message):

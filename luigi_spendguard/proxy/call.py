@@ -36,15 +36,19 @@ def drive(life: Life, attempt: Attempt, send: Callable[[Send], Reply]) -> Reply:
     """Run `life` to its end, with real I/O, and return the vendor's reply. Raises what `life` raises."""
     value: Any = None
     error: BaseException | None = None
+    read = ""
     with interrupt.calling():
         while True:
             try:
                 effect = advance(life, value, error)
                 if isinstance(effect, Reply):
+                    if read:
+                        attempt.client.under_way.end(read)
                     return effect
                 value, error = None, None
                 if isinstance(effect, Reserve):
                     value = attempt.client.reserve(attempt.key, effect.ask)
+                    read = read or (value.call_id if value.is_read else "")
                 elif isinstance(effect, Send):
                     value = send(effect)
                 elif isinstance(effect, Finish):

@@ -270,6 +270,32 @@ def test_a_call_whose_process_was_killed_before_it_heard_the_answer(
         assert {call["state"] for call in site.calls("nightly")} <= {"settled", "voided", None}
 
 
+@pytest.mark.parametrize("gateway", [False, True], ids=["worker", "gateway"])
+def test_a_call_whose_process_was_killed_while_it_read_what_an_operator_had_named(
+    tmp_path: Path, gateway: bool
+) -> None:
+    with Site(tmp_path, gateway=gateway) as site:
+        pretender = Pretender(site, "nightly")
+        with pretender.attempt() as attempt, attempt.client.gathering():
+            site.stripe.fault("drop_after", match="POST /v1/payment_intents")
+            with pytest.raises(stripe.APIConnectionError):
+                charge("cus_1")
+        [lost], [moved] = site.calls("nightly"), site.stripe.books()["moved"]
+        assert site.cli("resolve", lost["id"], "--spent", "1", "--object", moved["object"])[0] == 0
+        with pretender.attempt() as attempt, attempt.client.gathering():
+            site.stripe.control(options={"held": True})
+            child = multiprocessing.get_context("fork").Process(target=charge, args=("cus_1",))
+            child.start()
+            wait_until(lambda: site.stripe.books()["requests"][-1]["method"] == "GET", what="the look")
+            child.kill()
+            child.join()
+            site.stripe.control(options={"held": False})
+            assert charge("cus_1").id == moved["object"]
+            assert site.stripe.moved() == 100
+            assert charge("cus_1").status == "succeeded", "another one"
+        assert site.stripe.moved() == 200
+
+
 _PROGRAM = """
 import luigi_spendguard
 luigi_spendguard.install()

@@ -30,7 +30,7 @@ from luigi_spendguard.guard import Guard
 from luigi_spendguard.guard.denials import DENIAL, error_of, refusal
 from luigi_spendguard.guard.effects import Call, Effect, Finish, Life, NotSent, Reserve, Send, advance
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
-from luigi_spendguard.http.lost_calls import asking, left_ends
+from luigi_spendguard.http.lost_calls import asking, left_ends, note
 from luigi_spendguard.http.relay import ClientCall, UnderWay
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.protocol import OWN_KEY, EndRequest, ReserveReply, ReserveRequest, process_of
@@ -151,8 +151,7 @@ class Client:
             await self.tell("end", self.key, end)
         with asking(asked, self.under_way) as request:
             answer = await self._answered(request)
-            if answer.verdict == "allowed" and not request.read:
-                self.under_way.begin(answer.call_id, answer.ask)
+            note(request, answer, self.under_way)
         return answer
 
     async def _answered(self, request: ReserveRequest) -> ReserveReply:
