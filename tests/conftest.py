@@ -57,6 +57,7 @@ BOTH_ENGINES = (
     "tests/acceptance/test_two_luigids.py",
     "tests/integration/test_late_messages.py",
     "tests/integration/test_older_answers.py",
+    "tests/integration/test_resolved.py",
 )
 LONG = (
     "tests/acceptance/test_batches.py",

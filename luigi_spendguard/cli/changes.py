@@ -228,7 +228,7 @@ def _shown_forecast(run_id: str) -> tuple[Micros, int]:
 @click.option("--spent", "spent", type=Usd(), help="What the vendor's books say it cost.")
 @click.option("--not-sent", is_flag=True, help="The vendor's books do not have it.")
 @click.option("--object", "object_id", help="The vendor's object that it opened, such as pi_….")
-@click.option("--overrun", is_flag=True, help="Yes, it cost more than was reserved for it.")
+@click.option("--overrun", is_flag=True, help="Yes, more was spent than was reserved, or fits.")
 @click.option("--correct", is_flag=True, help="Correct what was said of it before.")
 @_REQUEST_ID
 def resolve(
@@ -245,8 +245,8 @@ def resolve(
     """
     if (spent is None) == (not not_sent):
         raise click.UsageError("say either --spent USD or --not-sent")
-    if not_sent and (object_id or confirmed["overrun"]):
-        raise click.UsageError("--object and --overrun go with --spent USD")
+    if not_sent and object_id:
+        raise click.UsageError("--object goes with --spent USD")
     body: dict[str, Any] = {"request_id": request_id}
     body |= {"not_sent": True} if spent is None else {"spent_usd": plain_usd(spent)}
     body |= {"object_id": object_id} if object_id else {}
@@ -262,6 +262,8 @@ def _resolved(call_id: str, call: Mapping[str, Any]) -> str:
     if call["overrun_usd"] != "0.00":
         text += f", and {money_of('overrun')(call)} overrun beyond what was reserved"
     text += "."
+    if handed := call["message"].partition("; ")[2]:
+        text += f" {handed[0].upper()}{handed[1:]}: that was counted by this one, and relied on."
     if call["run_state"] == "frozen":
         text += (
             f" Run {call['run_id']} is frozen: no further call is paid until it is topped up "

@@ -88,6 +88,12 @@ def last_entry(tx: Tx) -> int:
     return int(tx.value("SELECT max(id) FROM journal") or 0)
 
 
+def runs_since(tx: Tx, entry: int) -> list[str]:
+    """Return the runs that the journal is about behind an entry of that number."""
+    rows = tx.all("SELECT DISTINCT run_id FROM journal WHERE id > ? AND run_id <> '' ORDER BY run_id", entry)
+    return [row["run_id"] for row in rows]
+
+
 def run_budget(tx: Tx, run_id: str) -> Row:
     """Return the budget row of a run, with `remaining_micros`."""
     row = tx.one(f"{WITH_REMAINING} WHERE scope = 'run' AND subject = ? AND part = ''", run_id)

@@ -154,6 +154,7 @@ class Decision:
         replay_of: the call whose answer it gets.
         wire_key, tries: the key that it goes out under, and how many before that were used up.
         reserved: what is reserved for it, in micro-dollars; None: it is not sent.
+        total: what its object has to count for in all then, in micro-dollars.
 
     """
 
@@ -164,6 +165,7 @@ class Decision:
     wire_key: str = ""
     tries: int = 0
     reserved: int | None = None
+    total: int | None = None
 
 
 def made_again(ask: ReserveRequest, identity: Identity, taken: Row | None = None) -> str:
@@ -211,6 +213,7 @@ def record(
         "replay_of": decision.replay_of,
         "state": None if decision.reserved is None else "pending",
         "asked_micros": ask.total_micros or 0,
+        "total_micros": decision.total,
         "reserved_micros": decision.reserved or 0,
         "settled_micros": 0,
         "corrected_micros": 0,

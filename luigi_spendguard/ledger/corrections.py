@@ -22,7 +22,8 @@ from luigi_spendguard.ledger.budgets import (
 )
 from luigi_spendguard.ledger.calls import uses_up
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
-from luigi_spendguard.ledger.objects import find_object, forget_objects, relying_on, restate_object
+from luigi_spendguard.ledger.handover import hand_over, held_by, take_back
+from luigi_spendguard.ledger.objects import counted_for, find_object, forget_objects, restate_object
 from luigi_spendguard.ledger.runs import freeze
 from luigi_spendguard.money import Micros, format_usd, with_fees
 from luigi_spendguard.vendors import FollowedUp
@@ -98,18 +99,30 @@ def resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Ro
     _check(tx, row, resolution)
     total = resolution.spent or Micros(0)
     if total > row["reserved_micros"] and not resolution.overrun:
+        other = held_by(tx, row)
+        if other is not None and total <= (row["total_micros"] or 0):
+            raise Conflict(
+                f"call {call_id} has reserved {format_usd(row['reserved_micros'])}: what it may cost beyond "
+                f"that call {other}, on {row['object_id']} as well, has reserved. Nothing was changed: end "
+                "that one first, which hands over what it has not spent"
+            )
         raise Conflict(
             f"{format_usd(total)} is more than the {format_usd(row['reserved_micros'])} that call {call_id} "
             "had reserved: nothing was changed. If the vendor's books really say so, repeat it with "
             '--overrun ({"overrun": true}): the rest is booked as overrun and freezes the run'
         )
     note = f"resolved: {resolution}"
+    object_id = resolution.object_id or row["object_id"]
+    if row["state"] != "in_doubt" and object_id == row["object_id"] and total > cost_so_far(row):
+        take_back(tx, row, object_id, total - cost_so_far(row))
     restate(tx, row, total, note, forced=resolution.overrun)
-    if resolution.object_id not in (None, row["object_id"]) and row["object_id"] is not None:
-        restate_object(tx, row, row["object_id"], 0)  # It was named by mistake, and may be another call's.
+    handed = []
+    if object_id != row["object_id"] and row["object_id"] is not None:
+        # It was named by mistake, and may be another call's.
+        handed = _count(tx, row, row["object_id"], Micros(0), forced=resolution.overrun)
         forget_objects(tx, call_id)
         row["object_id"] = None
-    restate_object(tx, row, resolution.object_id or row["object_id"], total)
+    handed += _count(tx, row, object_id, total, forced=resolution.overrun)
     tx.run(
         # Of what the vendor has answered only that its key is used up is of use any more.
         "UPDATE call SET state = ?, tries = tries + ?, status = 0, object_id = coalesce(?, object_id),"
@@ -117,13 +130,24 @@ def resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Ro
         "voided" if resolution.spent is None else "settled",
         int(uses_up(row["status"])),
         resolution.object_id,
-        note,
+        "; ".join([note, *handed]),
         call_id,
     )
     journal(tx, entry)
     resolved = tx.one("SELECT * FROM call WHERE id = ?", call_id)
     assert resolved is not None
     return resolved
+
+
+def _count(tx: Tx, row: Row, object_id: str | None, total: Micros, *, forced: bool) -> list[str]:
+    """Let an object count `total` micro-dollars for a call; return who counts now what that lets go."""
+    if object_id is None:
+        return []
+    one = row["vendor"], row["account"], [object_id]
+    before = counted_for(tx, *one)
+    restate_object(tx, row, object_id, total)
+    let_go = before - counted_for(tx, *one)
+    return hand_over(tx, row, object_id, let_go, forced=forced) if let_go > 0 else []
 
 
 def _check(tx: Tx, row: Row, resolution: Resolution) -> None:
@@ -140,19 +164,17 @@ def _check(tx: Tx, row: Row, resolution: Resolution) -> None:
             f"call {row['id']} was resolved already ({earlier}): to correct that, repeat it with --correct "
             '({"correct": true})'
         )
-    if resolution.spent is None and (acted := relying_on(tx, row)) is not None:
-        raise Conflict(
-            f"call {acted} has acted on {row['object_id']} since, and counts only what exceeds the money of "
-            f"call {row['id']}: nothing was changed. Say what the vendor shows that {row['object_id']} has "
-            f"moved in all, 0 for nothing: `spendguard resolve {row['id']} --spent USD`"
-        )
     if resolution.object_id is None:
         return
     if row["object_id"] not in (None, resolution.object_id) and not _named_by_operator(tx, row):
         raise Conflict(f"call {row['id']} is about {row['object_id']}, not {resolution.object_id}")
     known = find_object(tx, row["vendor"], row["account"], resolution.object_id)
     other = known and known["call_id"]
-    if other not in (None, row["id"]) and row["object_id"] != resolution.object_id:
+    if other in (None, row["id"]) or row["object_id"] == resolution.object_id:
+        return
+    # Whoever acts on an object names it in its path: it did not open that.
+    path = str(tx.value("SELECT path FROM call WHERE id = ?", other) or "")
+    if resolution.object_id not in path.split("/"):
         raise Conflict(f"{resolution.object_id} is what call {other} has opened: look for this call's own")
 
 
@@ -207,7 +229,7 @@ def _take_again(tx: Tx, row: Row, amount: int) -> bool:
     """Reserve `amount` once more in all budgets of a call, or change nothing."""
     if take_money(tx, budgets_of(tx, row["id"]), Micros(amount)) is not None:
         return False
-    journal(tx, JournalEntry("reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount))
+    journal(tx, JournalEntry("take", run_id=row["run_id"], call_id=row["id"], reserved=amount))
     return True
 
 

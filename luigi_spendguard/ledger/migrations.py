@@ -178,6 +178,12 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
             GROUP BY paid.task_id, paid.epoch
         """,
     ),
+    # Keep what a call's object has to count for. Of earlier calls it is known by what they have asked alone.
+    18: (
+        "ALTER TABLE call ADD COLUMN total_micros BIGINT",
+        "UPDATE call SET total_micros = asked_micros WHERE asked_micros > 0 AND wire_key <> ''"
+        " AND state IN ('pending','settled','in_doubt')",
+    ),
 }
 #: The format that this version reads and writes.
 FORMAT = max(MIGRATIONS)

@@ -172,28 +172,6 @@ def opened_by_others(tx: Tx, call: Row, object_ids: Iterable[str]) -> set[str]:
     return {row["object_id"] for row in rows}
 
 
-#: After the last reservation of the call ?5.
-_SINCE = (
-    "SELECT id FROM call WHERE vendor = ?1 AND account = ?2 AND object_id = ?3 AND relayed = ?4 AND id <> ?5"
-    " AND wire_key <> '' AND state = 'settled' AND status BETWEEN 200 AND 299 AND EXISTS"
-    " (SELECT 1 FROM journal WHERE journal.call_id = call.id AND kind = 'settle' AND journal.id >"
-    " (SELECT max(id) FROM journal WHERE call_id = ?5 AND kind = 'reserve')) LIMIT 1"
-)
-
-
-def relying_on(tx: Tx, call: Row) -> str | None:
-    """Return a call that has acted on the same object since `call` has reserved money for it, None for none.
-
-    It counts for what exceeds that money alone: where that is let go, nobody counts for what it has moved.
-    """
-    held = call["reserved_micros"] if call["state"] in ("pending", "in_doubt") else cost_so_far(call)
-    if call["object_id"] is None or not held:
-        return None
-    _check_held(tx, call["vendor"], call["account"], [call["object_id"]])
-    found = tx.value(_SINCE, call["vendor"], call["account"], call["object_id"], call["relayed"], call["id"])
-    return None if found is None else str(found)
-
-
 def restate_object(tx: Tx, call: Row, object_id: str | None, total: int) -> None:
     """Let a call's object count for `total` micro-dollars instead of what was known of the call before."""
     if object_id is None:
@@ -216,6 +194,30 @@ def _recount(tx: Tx, call: Row, object_id: str, less: int, more: int) -> int:
         call["vendor"],
         call["account"],
         object_id,
+    )
+
+
+def hand_over_object(tx: Tx, call: Row, to: Row, object_id: str, amount: int) -> None:
+    """Let an object count for `amount` micro-dollars by call `to` that `call` has let go; below 0: back."""
+    if amount < 0:
+        _recount(tx, call, object_id, -amount, 0)
+        return
+    _keep(
+        tx,
+        to,
+        object_id,
+        amount,
+        amount,
+        known="UPDATE SET counted_micros = vendor_object.counted_micros + ?6",
+    )
+    tx.run(
+        f"UPDATE vendor_object SET run_id = ?, call_id = ? WHERE {_ONE} AND call_id = ?",
+        to["run_id"],
+        to["id"],
+        to["vendor"],
+        to["account"],
+        object_id,
+        call["id"],
     )
 
 

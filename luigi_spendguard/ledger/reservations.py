@@ -156,7 +156,7 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     taken = _take_money(tx, scope, ask)
     tx.run(
         "UPDATE call SET wire_key = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?, tries = ?,"
-        " payment = ?, reserved_micros = ? WHERE id = ?",
+        " payment = ?, reserved_micros = ?, total_micros = ? WHERE id = ?",
         wire_key(ask, identity, used),
         identity.ordinal,
         identity.base,
@@ -166,6 +166,7 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         used,
         scope.claim["payment"],
         taken.amount,
+        taken.needs,
         row["id"],
     )
     if taken.lent:
@@ -205,7 +206,9 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     key = wire_key(ask, identity, used)
     taken = _take_money(tx, scope, ask)
     reason, message = ("cap", taken.lent) if taken.lent else (DUPLICATE if warning else "", warning)
-    why = Decision("allowed", reason, message, wire_key=key, tries=used, reserved=taken.amount)
+    why = Decision(
+        "allowed", reason, message, wire_key=key, tries=used, reserved=taken.amount, total=taken.needs
+    )
     row = record(tx, scope, ask, identity, now, why)
     _keep_taken(tx, row, ask, taken)
     take_turn(tx, scope, ask, row["id"])
@@ -246,7 +249,8 @@ class _Taken:
 
     Attributes:
         amount: in micro-dollars, beyond what its object counts for already.
-        total: what the object counts for in all.
+        total: what the object counts for in all, with what it covers.
+        covered: what of that is counted by what it covers.
         budgets: those that it was taken from.
         lent: why a cap would have denied it that shadow mode lets through; "": none would have.
 
@@ -256,6 +260,12 @@ class _Taken:
     total: int
     budgets: list[int]
     lent: str = ""
+    covered: int = 0
+
+    @property
+    def needs(self) -> int:
+        """Return what the object itself has to count for."""
+        return max(0, self.total - self.covered)
 
 
 def _budgets_for(scope: Scope, vendor: str) -> list[KeptBudget]:
@@ -283,22 +293,23 @@ def _take_money(tx: Tx, scope: Scope, ask: ReserveRequest) -> _Taken:
     if total is None:
         total = known["worth_micros"] if known else 0
     covered = uncontested(tx, ask.vendor, ask.account, ask.covers, relayed=int(scope.relayed))
-    counted += counted_for(tx, ask.vendor, ask.account, covered)
+    beside = counted_for(tx, ask.vendor, ask.account, covered)
+    counted += beside
     amount = Micros(max(0, total - counted))
     lent = _check_frozen(tx, scope, amount)
     budgets = [scope.run["budget_id"], *keep_budgets(tx, _budgets_for(scope, ask.vendor), amount)]
     if not amount:
-        return _Taken(amount, total, budgets)
+        return _Taken(amount, total, budgets, covered=beside)
     budgets, full = _take(tx, scope, budgets, amount)
     if full is None:
-        return _Taken(amount, total, budgets, lent)
+        return _Taken(amount, total, budgets, lent, beside)
     tx.tells = True  # Other luigids hold back what waits there for the same money.
     denied = _refuse_cap(scope, full, amount)
     if not scope.caps.shadow:
         raise denied
     _check_threshold(tx, scope, amount)
     lend_money(tx, budgets, amount)
-    return _Taken(amount, total, budgets, _let_through(denied))
+    return _Taken(amount, total, budgets, _let_through(denied), beside)
 
 
 def _check_frozen(tx: Tx, scope: Scope, amount: Micros) -> str:

@@ -258,6 +258,9 @@ class CallTable(_Table):
     replay_of = CharField(null=True)
     state = CharField(null=True, constraints=[Check("state IN ('pending','settled','voided','in_doubt')")])
     asked_micros = BigIntegerField(default=0)
+    # What its object has to count for in all: by what was asked, then by the vendor's answer; null: that says
+    # nothing of it.
+    total_micros = BigIntegerField(null=True)
     reserved_micros = BigIntegerField(default=0)
     settled_micros = BigIntegerField(default=0)
     corrected_micros = BigIntegerField(default=0)

@@ -12,6 +12,7 @@ from luigi_spendguard.ledger.calls import CALL, GRANT_MS, Scope, tombstone, uses
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
 from luigi_spendguard.ledger.executed import as_executed, least
+from luigi_spendguard.ledger.handover import may_move, relying_on
 from luigi_spendguard.ledger.keys import EXPIRED
 from luigi_spendguard.ledger.names import of_payer, of_run
 from luigi_spendguard.ledger.objects import (
@@ -23,7 +24,6 @@ from luigi_spendguard.ledger.objects import (
     is_gateways,
     keep_part,
     release_object,
-    relying_on,
     settle_object,
     uncontested,
 )
@@ -146,18 +146,26 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
             total = max(total, at_object)  # Who acted on it has known it: that is newer than what opened it.
         if total < before + own:
             total = max(total, least(tx, row, message, object_id, before, own))
+        actual, given_back = max(0, total - before), before - open_micros - total
+        says = _total(message, max(0, before - open_micros))
+        if row["object_id"] is None:
+            says = max(says, at_object - open_micros)
+        total = max(total, min(total, before - open_micros) + open_micros)
+        elsewhere = apart + (beside if message.covers_stay else 0)
+        says, total = max(0, says - elsewhere), max(0, total - elsewhere)
+        if own > actual and row["object_id"] is not None:
+            kept = max(0, min(own - actual, may_move(tx, row, row["object_id"]) - total))
+            actual, total = actual + kept, total + kept
         if late:  # An operator resolved it before this reply came.
-            restate(tx, row, max(0, total - before), "a reply came after it was resolved", forced=True)
+            restate(tx, row, actual, "a reply came after it was resolved", forced=True)
         else:
-            booked = _book(tx, row, max(0, total - before), message.note)
+            booked = _book(tx, row, actual, message.note)
         if object_id is not None and not message.covers_stay:
             _take_over(tx, row, object_id, covered)
-        _give_back(tx, row, object_id, before - open_micros - total)
-        total = max(total, min(total, before - open_micros) + open_micros)
-        total = max(0, total - apart - (beside if message.covers_stay else 0))
+        _give_back(tx, row, object_id, given_back)
     elif row["state"] == "voided":
         # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
-        total = max(before, _total(message, before))
+        says = total = max(before, _total(message, before))
         _overrun(tx, row, max(0, total - before), "a reply came after it was voided")
         tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
     else:
@@ -168,6 +176,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         "declined": int(message.status >= 400 and bool(row["wire_key"])),  # What only reads has no key.
         "tries": row["tries"] + uses_up(message.status),
         "ended_at": now if row["ended_at"] is None else row["ended_at"],
+        "total_micros": None if message.total_micros is None else says,
     }
     if booked is None:
         tx.later(_ANSWERED, *answered.values(), row["id"])
@@ -187,7 +196,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
 
 
 #: What a reply says of a call; and of one that it ends, what the call has come to.
-_OF_REPLY = "status = ?, object_id = ?, declined = ?, tries = ?, ended_at = ?"
+_OF_REPLY = "status = ?, object_id = ?, declined = ?, tries = ?, ended_at = ?, total_micros = ?"
 _ANSWERED = f"UPDATE call SET {_OF_REPLY} WHERE id = ?"
 _SETTLED = (
     f"UPDATE call SET {_OF_REPLY}, state = 'settled', settled_micros = ?, corrected_micros = ?,"

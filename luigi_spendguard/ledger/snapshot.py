@@ -281,7 +281,7 @@ def changes(tx: Tx, since: int) -> Changes:
         since,
     )
     # Behind those: what has paid after it had completed has paid.
-    reserved = tx.all(f"{_FRESH} SELECT call_id FROM fresh WHERE kind = 'reserve'", since)
+    reserved = tx.all(f"{_FRESH} SELECT call_id FROM fresh WHERE kind IN ('reserve','take')", since)
     return Changes(
         seen,
         _together(rows, budgets, approvals, last if settled is None else seen),

@@ -116,8 +116,8 @@ class ResolveRequest(Message):
         """Raise BadMessage for what does not go together."""
         if (self.spent_usd is None) is not self.not_sent:
             raise BadMessage('say either {"spent_usd": "2"} or {"not_sent": true}')
-        if self.not_sent and (self.object_id or self.overrun):
-            raise BadMessage("'object_id' and 'overrun' go with 'spent_usd'")
+        if self.not_sent and self.object_id:
+            raise BadMessage("'object_id' goes with 'spent_usd'")
         if self.object_id == commands.OBJECT:
             what = "stands for the id at the vendor, such as pi_3Q0001: say that"
             raise BadMessage(f"'object_id' {commands.OBJECT} {what}")

@@ -110,7 +110,7 @@ def _body(endpoint: Endpoint[Any], path: str) -> dict[str, Any] | None:
 
 
 #: What a call that was not sent has not.
-_OF_SPENT = ("spent_usd", "object_id", "overrun")
+_OF_SPENT = ("spent_usd", "object_id")
 
 
 def _part(body: dict[str, Any], required: str, *without: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger import corrections, duplicates, pruning, queries, runs, snapshot
-from luigi_spendguard.ledger.budgets import is_known, last_entry
+from luigi_spendguard.ledger.budgets import is_known, last_entry, runs_since
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
@@ -224,6 +224,15 @@ def _approve_duplicate(tx: Tx, request: ApproveRequest, amount: Micros) -> Booke
 
 def _resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Booked[tuple[Row, str]]:
     """End or correct a call; it comes with the state of its run."""
+    seen = last_entry(tx)
     row = corrections.resolve(tx, call_id, resolution, request_id)
     figures = snapshot.of_call(tx, row["run_id"], call_id)
-    return Booked((row, figures.run["state"]), figures)
+    # Calls of other runs may have taken over what it has let go.
+    runs_concerned = [run_id for run_id in runs_since(tx, seen) if run_id != row["run_id"]]
+    others = [Booked(None, snapshot.of_run(tx, run_id)) for run_id in runs_concerned]
+
+    def tell(state: DispatchState) -> None:
+        for one in others:
+            one.hear(state)
+
+    return Booked((row, figures.run["state"]), figures, tell)

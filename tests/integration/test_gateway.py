@@ -290,25 +290,6 @@ class TestFailing:
         assert gateway.stripe.moved() == 200, answers
         assert (answers[:4], run["spent_usd"], run["overrun_usd"]) == ([502, 200, 502, 200], "2.00", "0.00")
 
-    def test_what_another_call_has_moved_meanwhile_is_not_let_go(self, gateway: Site) -> None:
-        """The first confirm never came, and an operator says so: the second has moved the money."""
-        gateway.stripe.forget()
-        made = stripe.StripeClient("sk_test_elsewhere", base_addresses={"api": gateway.stripe.url})
-        intent = made.v1.payment_intents.create({"amount": 100, "currency": "usd", "payment_method": "pm_x"})
-        keys = [issued(gateway, agent_run_label=f"confirms-{number}") for number in range(2)]
-        gateway.stripe.fault("drop_before")
-        path = f"/stripe/v1/payment_intents/{intent.id}/confirm"
-        for number, key in enumerate(keys):
-            said = form(key["vault_key"], **{"Idempotency-Key": f"confirm-{number}"})
-            assert raw(gateway, "POST", path, b"payment_method=pm_x", **said)[0] == (502, 200)[number]
-        assert gateway.stripe.moved() == 100
-        [lost] = [call for call in gateway.calls(keys[0]["run_id"]) if call["state"] == "in_doubt"]
-        resolve = f"/calls/{lost['id']}/resolve"
-        status, why = gateway.call("POST", resolve, {"not_sent": True}, ADMIN)
-        assert (status, f"has acted on {intent.id} since" in why["message"]) == (409, True), why
-        assert gateway.call("POST", resolve, {"spent_usd": "1"}, ADMIN)[0] == 200
-        assert [gateway.run(key["run_id"])["spent_usd"] for key in keys] == ["1.00", "0.00"]
-
     def test_one_key_of_two_runs_is_counted_once(self, gateway: Site) -> None:
         gateway.stripe.forget()
         keys = [issued(gateway, agent_run_label=f"twice-{number}") for number in range(2)]

@@ -226,7 +226,8 @@ export function resolve(call) {
     confirm: "Resolve",
     act: (said, request_id) => post(["calls", call.id, "resolve"], { request_id,
       ...(said.what === "not_sent" ? { not_sent: true } : { spent_usd: said.spent_usd.trim(),
-        ...(said.object_id.trim() && { object_id: said.object_id.trim() }), ...(said.overrun && { overrun: true }) }),
+        ...(said.object_id.trim() && { object_id: said.object_id.trim() }) }),
+      ...(said.overrun && { overrun: true }),
     }),
   });
 }

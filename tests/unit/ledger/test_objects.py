@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +11,6 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import corrections
-from luigi_spendguard.ledger.corrections import Resolution
-from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from tests.support.books import Books
 from tests.support.processes import REPOSITORY
@@ -142,49 +137,6 @@ def test_a_settle_never_frees_what_another_call_holds_reserved(books: Books) -> 
     assert books.figures() == (100, 200, 0)
     settle(books, one, raised, 300, worth_micros=300)
     assert books.figures() == (300, 0, 0)
-
-
-def in_doubt(books: Books, key: str) -> ReserveRequest:
-    lost = books.ask(300, object_id="pi_1")
-    books.reserve(key, lost)
-    books.end(key, EndRequest("doubt", lost.call_id, 1))
-    return lost
-
-
-def said(books: Books, ask: ReserveRequest, spent: int | None, **more: Any) -> Any:
-    what = Resolution(None if spent is None else Micros(spent), **more)
-    return books.write(corrections.resolve, ask.call_id, what, uuid.uuid4().hex)
-
-
-def test_money_in_doubt_that_another_call_relies_on_is_not_let_go(books: Books) -> None:
-    key, other = books.claim("task"), books.claim("other")
-    lost = in_doubt(books, key)
-    call(books, other, 300, 300, object_id="pi_1", ends={"worth_micros": 300})
-    assert books.figures() == (0, 300, 0)
-    books.end(key, EndRequest("void", lost.call_id, 1, definite=True, status=400, note="declined"))
-    assert books.figures() == (0, 300, 0)
-    with pytest.raises(Conflict, match="has acted on pi_1 since"):
-        said(books, lost, None)
-    said(books, lost, 300)
-    assert books.figures() == (300, 0, 0)
-    with pytest.raises(Conflict, match="has acted on pi_1 since"):
-        said(books, lost, None, correct=True)
-    said(books, lost, 0, correct=True)
-    assert books.figures() == (0, 0, 0)
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_money_in_doubt_that_nobody_relies_on_is_let_go(books: Books, before: bool) -> None:
-    key = books.claim("task")
-    if before:
-        opened(books, key, "pi_1", 100)
-    lost = in_doubt(books, key)
-    call(books, key, 300, 300, object_id="pi_2", ends={"worth_micros": 300})
-    spent = books.figures()[0]
-    said(books, lost, None)
-    assert books.figures() == (spent, 0, 0)
-    call(books, books.claim("other"), 50, 50, object_id="pi_1", ends={"worth_micros": 50})
-    said(books, lost, None, correct=True)
 
 
 def test_a_call_voided_by_the_vendor_leaves_its_object_as_it_was(books: Books) -> None:
