@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping
 from configparser import InterpolationError
 from typing import Any
@@ -15,6 +16,7 @@ from luigi_spendguard.cli.tokens import Token
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.unreached import Unreached
+from luigi_spendguard.protocol import ANSWERED
 from luigi_spendguard.protocol.messages import UPGRADE, other_version
 from luigi_spendguard.redaction import Secret
 
@@ -70,11 +72,7 @@ class Operator:
         self.url, self.given = self._address.url, Secret(url)
         self.token = token
         self._headers = {"Accept": "application/json", **self._address.credentials(token.value)}
-        # One more try over a broken connection is safe: every change carries a request id.
-        self._pool = self._address.pool(
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
-            retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None),
-        )
+        self._pool = self._address.pool(timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s))
 
     def under(self, token: Token) -> Operator:
         """Return a client of the same address that shows another token."""
@@ -114,8 +112,12 @@ class Operator:
     def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> tuple[Any, Mapping[str, str]]:
-        """Return what luigid answers, and its headers."""
-        headers = dict(self._headers)
+        """Return what luigid answers, and its headers.
+
+        What it has not marked as its own (`ANSWERED`) it has not said: what was asked for may be done.
+        """
+        headers, tries = dict(self._headers), _Tries()
+        again = "" if method == "GET" else _again(method, body)
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
@@ -124,40 +126,93 @@ class Operator:
                 self._address.base + path,
                 headers=headers,
                 body=None if body is None else json.dumps(body).encode(),
+                retries=tries.policy(),
             )
         except urllib3.exceptions.HTTPError as error:
-            where = f"{self.who} at {self.url}"
-            raise OperatorError(Unreached.of(error).said(where, self.remedy), 3) from None
+            said = Unreached.of(error).said(f"{self.who} at {self.url}", self.remedy)
+            raise OperatorError(said + (again if tries.may_be_sent else ""), 3) from None
         try:
             answer = json.loads(reply.data)
         except ValueError:
             answer = None
-        if 200 <= reply.status < 300 and answer is not None:
+        is_luigids = reply.headers.get(ANSWERED) is not None
+        if is_luigids and 200 <= reply.status < 300 and answer is not None:
             return answer, reply.headers
-        if isinstance(answer, dict) and "message" in answer:
+        if is_luigids and isinstance(answer, dict) and "message" in answer:
             message, code = str(answer["message"]), str(answer.get("error", ""))
             if reply.status in (401, 403):
                 raise OperatorError(f"{message} ({self.token.said})", 4, code)
             versions = UPGRADE if code == "method_not_allowed" else other_version(message)
             exit_code = 3 if reply.status in _NOT_NOW else 1
+            message += again if reply.status >= 500 else ""
             raise OperatorError(f"{message} ({versions})" if versions else message, exit_code, code)
-        raise OperatorError(self._stranger(reply), 3)
+        said, passes_on = self._stranger(reply)
+        raise OperatorError(said + (again if passes_on or tries.may_be_sent else ""), 3)
 
-    def _stranger(self, reply: Any) -> str:
-        """Say what may answer at our address instead of luigid-spendguard."""
+    def _stranger(self, reply: Any) -> tuple[str, bool]:
+        """Say what answers in place of luigid-spendguard, and whether it may have passed on what it got."""
         if reply.status in (401, 407):
             return (
                 f"what stands before {self.url} lets nobody in (HTTP {reply.status}): give its user and "
                 "password in the address, http://user:password@…, percent-encoded"
-            )
-        answered = f"{self.url} answered HTTP {reply.status} and keeps no budgets: "
-        if reply.headers.get("Server", "").startswith("TornadoServer/"):
+            ), False
+        if reply.status in (404, 405) and reply.headers.get("Server", "").startswith("TornadoServer/"):
             return (
-                f"{answered}is it a stock luigid? Start luigid-spendguard instead, or switch it on with "
-                "[scheduler] metrics_custom_import (docs/configuration.md). Or is this command new to it? "
-                f"Then {UPGRADE}"
-            )
-        return f"{answered}it is no luigid. Name luigid's address with --url or [core] default_scheduler_url"
+                f"{self.url} answered HTTP {reply.status} and keeps no budgets: is it a stock luigid? Start "
+                "luigid-spendguard instead, or switch it on with [scheduler] metrics_custom_import "
+                f"(docs/configuration.md). Or is this command new to it? Then {UPGRADE}"
+            ), False
+        return (
+            f"something answered HTTP {reply.status} at {self.url}: it is no luigid. Name luigid's address "
+            "with --url or [core] default_scheduler_url; let what stands before it pass on its answers with "
+            f"all headers ({ANSWERED}). Where it is an older luigid, {UPGRADE}"
+        ), True
+
+
+class _Tries:
+    """One more try over a broken connection: every change carries a request id, or changes nothing twice."""
+
+    def __init__(self) -> None:
+        #: Whether one of them may have sent the request.
+        self.may_be_sent = False
+
+    def policy(self) -> urllib3.Retry:
+        """Return the retries of one request."""
+        tries = self
+
+        class Policy(urllib3.Retry):
+            def increment(
+                self,
+                method: str | None = None,
+                url: str | None = None,
+                response: Any = None,
+                error: Exception | None = None,
+                _pool: Any = None,
+                _stacktrace: Any = None,
+            ) -> Policy:
+                tries.may_be_sent = tries.may_be_sent or not _was_connecting(error)
+                return super().increment(method, url, response, error, _pool, _stacktrace)
+
+        return Policy(1, redirect=False, backoff_factor=0.2, allowed_methods=None)
+
+
+def _was_connecting(error: BaseException | None) -> bool:
+    """Return whether a try had no connection yet on which it could send anything."""
+    kinds = urllib3.exceptions
+    if isinstance(error, kinds.SSLError):
+        return any(isinstance(one, ssl.SSLCertVerificationError) for one in error.args)
+    return isinstance(error, (kinds.ConnectTimeoutError, kinds.NewConnectionError, kinds.ProxyError))
+
+
+def _again(method: str, body: Mapping[str, Any] | None) -> str:
+    """Return what is said of a change of which nobody knows whether it was made."""
+    request_id = (body or {}).get("request_id")
+    how = "look before you repeat it"
+    if request_id:
+        how = f"the same command with --request-id {request_id} makes it once, whether it was or not"
+    elif method == "DELETE":
+        how = "the same command changes nothing twice"
+    return f". It is not known whether the change was made: {how}"
 
 
 def path_of(*parts: str) -> str:

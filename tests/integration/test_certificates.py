@@ -18,6 +18,7 @@ from luigi_spendguard.cli.tokens import Token
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES, pool_arguments
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.protocol import ANSWERED
 from luigi_spendguard.protocol.rpcs import CorrectReply, CorrectRequest
 from luigi_spendguard.redaction import Secret
 from tests.support.fake_gateway import CERTIFICATE, FakeGateway
@@ -43,7 +44,7 @@ def test_the_ledger_is_asked(gateway: FakeGateway, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", CERTIFICATE_VARIABLES)
 def test_the_operator_is_answered(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, str(CERTIFICATE))
-    gateway.script = [(200, {}, b"[]")]
+    gateway.script = [(200, {ANSWERED: "1"}, b"[]")]
     assert Operator(gateway.url, NO_TOKEN).get("/runs") == []
 
 

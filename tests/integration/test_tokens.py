@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from luigi_spendguard.protocol import ANSWERED
 from tests.support.asking import ADMIN, WORKER
 from tests.support.site import Site
 
@@ -36,6 +37,7 @@ class Recording(BaseHTTPRequestHandler):
         self.server.heads.append(str(self.headers))
         body = json.dumps({"error": "unauthorized", "message": "this is not for you"}).encode()
         self.send_response(401)
+        self.send_header(ANSWERED, "1")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
