@@ -125,17 +125,16 @@ async def reload(service: LedgerService) -> bool:
     kept = {
         name: getattr(before, name) for name in AT_START if getattr(before, name) != getattr(settings, name)
     }
-    for name in kept:
-        logger.warning(
-            "[spendguard] %s has changed: it takes effect when luigid is started again", AT_START[name]
-        )
+    for key in dict.fromkeys(AT_START[name] for name in kept):
+        logger.warning("[spendguard] %s has changed: it takes effect when luigid is started again", key)
     settings = dataclasses.replace(settings, **kept)
     changed = _changes(before, settings)
     try:
         await service.reload(settings)
     except LedgerUnavailable as error:
         logger.error("luigi.cfg is reloaded, but budgets keep their caps until the next start: %s", error)
-    logger.info("luigi.cfg was reloaded: %s", "; ".join(changed) or "nothing has changed")
+    nothing = "nothing else has changed" if kept else "nothing has changed"
+    logger.info("luigi.cfg was reloaded: %s", "; ".join(changed) or nothing)
     say_mode(settings, before)
     say_problems(settings)
     return True

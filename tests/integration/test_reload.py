@@ -152,13 +152,19 @@ def test_a_broken_file_keeps_the_settings_and_says_so_once(served: Site, broken:
 def test_what_needs_a_restart_is_said_and_stays(served: Site) -> None:
     served.configure(spendguard={"ledger_url": f"sqlite:///{served.folder}/other.db", "default_cap_usd": 9})
     said = hang_up(served)
-    assert "[spendguard] ledger_url has changed: it takes effect when luigid is started again" in said
+    assert (
+        said.count("[spendguard] ledger_url has changed: it takes effect when luigid is started again") == 1
+    )
+    assert "luigi.cfg was reloaded: [spendguard] default_cap_usd" in said
+    said = hang_up(served)
+    assert "ledger_url has changed" in said
+    assert "luigi.cfg was reloaded: nothing else has changed" in said
     assert opened(served, FIRST, "run")[1]["response"]["cap_usd"] == "9.00"
     assert not (served.folder / "other.db").exists()
 
 
 def test_an_unchanged_file_changes_nothing(served: Site) -> None:
-    assert "nothing has changed" in hang_up(served)
+    assert "luigi.cfg was reloaded: nothing has changed" in hang_up(served)
 
 
 def refused(site: Site, what: str) -> None:
