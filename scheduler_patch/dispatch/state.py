@@ -312,6 +312,8 @@ class DispatchState:
         self.unplaced.get(worker, set()).discard(task_id)
         if run_id not in task.runs:
             task.runs = [*task.runs, run_id]
+            if task.repeats and announced.scheduling:  # Who has looked finds it due again, for this one.
+                self._repeat_no_more(task)
             if task.pinned is not None and task.pinned != run_id:
                 self.on_shared(task)  # It was dispatched before it was known to be this run's too.
         own[run_id] = None

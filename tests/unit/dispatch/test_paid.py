@@ -148,3 +148,21 @@ def test_what_it_was_for_is_forgotten_when_it_completes_elsewhere(books: Books) 
         books.write(claims.finish, books.last_claim, "completed")
         heard(port)
         assert gate.paying_run("A", "w") == "next"
+
+
+def test_what_has_completed_elsewhere_is_paid_by_the_run_that_it_is_due_again_for(books: Books) -> None:
+    """Its own goes on here, where nobody has looked since: for that it would get the answer of then."""
+    books.claim("A")
+    books.write(runs.open_run, runs.RunRequest("next", False, "Root", "Root_2", Micros(100)))
+    with local_clients() as make:
+        port = make(Settings(books.path, Caps(default=Micros(100))))
+        heard(port)
+        gate = port._scheduler.gate
+        port._scheduler.add_task(task_id="A", worker="gone", family="Charge", spendguard={"run_id": "run"})
+        books.write(claims.finish, books.last_claim, "completed")
+        heard(port)
+        assert gate.paying_run("A", "gone") == "run"
+        scheduled = {"run_id": "next", "announcing": True}
+        port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard=scheduled)
+        heard(port)
+        assert gate.paying_run("A", "w") == "next"
