@@ -342,8 +342,11 @@ def start(tx: Tx, caps: Caps, known: Collection[str] = ()) -> Start:
 
 
 def _all_runs(tx: Tx, known: str) -> list[Figures]:
-    """Return the runs that are not ended or `known`, with their budgets but their tasks' own."""
-    which = "(run.state <> 'ended' OR run.run_id IN (SELECT value FROM json_each(?)))"
+    """Return the runs whose roots have not completed, and those `known`, with their budgets but their tasks'
+    own.
+    """
+    over = f"(run.state = 'ended' OR run.state = 'revoked' AND {CLOSED.format('run.run_id')})"
+    which = f"(NOT {over} OR run.run_id IN (SELECT value FROM json_each(?)))"
     rows = tx.all(f"SELECT {COLUMNS} FROM run WHERE {which} ORDER BY id", known)
     last = _precedents(tx)
     for row in rows:

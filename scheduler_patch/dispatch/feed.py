@@ -23,10 +23,8 @@ def feed(state: DispatchState, figures: Figures) -> None:
     row, seen = figures.run, figures.seen
     run = state.runs.get(row["run_id"])
     if run is None or not run.opened:
-        if "name" not in row or row["state"] == "ended":
-            return  # An ended run's late answer.
-        if run is not None and _has_ended(row):
-            return  # What waits by its name waits for another run.
+        if "name" not in row or _has_ended(row):
+            return  # An ended run's late answer; what waits by its name waits for another run.
         run = _opened(state, row)
     if "name" in row and not _has_ended(row):
         state.names[row["name"]] = row["run_id"]
