@@ -114,12 +114,15 @@ _OF_CALL = (
 )
 
 
-def task_left(tx: Tx, run_id: str, task_id: str) -> int | None:
-    """Return what a task's own budget has left in micro-dollars, None where it has none."""
-    left = tx.value(
-        f"SELECT {REMAINING} FROM budget WHERE scope = 'task' AND subject = ? AND part = ?", run_id, task_id
+def task_left(tx: Tx, run_id: str, task_id: str) -> tuple[int, int] | None:
+    """Return what a task's own budget has left, and its cap, in micro-dollars; None where it has none."""
+    row = tx.one(
+        f"SELECT {REMAINING} AS left_micros, cap_micros - shadow_micros AS cap FROM budget"
+        " WHERE scope = 'task' AND subject = ? AND part = ?",
+        run_id,
+        task_id,
     )
-    return None if left is None else int(left)
+    return None if row is None else (int(row["left_micros"]), int(row["cap"]))
 
 
 #: `elsewhere`: attempts that paid nothing, for another run's or another task's payment answered them, with
@@ -244,10 +247,12 @@ class Start(Changes):
 
     Attributes:
         batches: batches that have been attempted and must come back with the same members, newest last.
+        complete: of each run that goes on the tasks that have completed in it.
 
     """
 
     batches: list[list[str]] = field(default_factory=list)
+    complete: dict[str, list[str]] = field(default_factory=dict)
 
 
 _FRESH = "WITH fresh AS (SELECT id, kind, run_id, call_id, budget_id, note FROM journal WHERE id > ?)"
@@ -276,7 +281,7 @@ def changes(tx: Tx, since: int) -> Changes:
         "SELECT * FROM approval WHERE task_id <> '' AND run_id IN (SELECT value FROM json_each(?))", concerned
     )
     ended = tx.all(
-        f"{_FRESH} SELECT claim.id, claim.run_id, task_id, members, outcome FROM fresh"
+        f"{_FRESH} SELECT claim.rowid AS seq, claim.id, claim.run_id, task_id, members, outcome FROM fresh"
         " JOIN claim ON claim.id = note WHERE kind = 'finish' ORDER BY fresh.id",
         since,
     )
@@ -297,6 +302,7 @@ _CLAIMS = (
     # Without a budget of its own a task has no such amount: a server's greatest() would say 0.
     "SELECT claim.rowid AS seq, claim.*,"
     f" CASE WHEN budget.id IS NOT NULL THEN {REMAINING} END AS left_micros,"
+    " budget.cap_micros - budget.shadow_micros AS of_micros,"
     " (SELECT task_id FROM call WHERE id = claim.held_part AND claim.held_scope = 'duplicate'"
     f" AND {NOT_COMPLETED}) AS beside_task"
     " FROM claim"
@@ -338,7 +344,23 @@ def start(tx: Tx, caps: Caps, known: Collection[str] = ()) -> Start:
         [],
         tx.all(_CLAIMS.format("")),
         [json.loads(row["members"]) for row in batches],
+        _complete(tx, json.dumps(sorted(known))),
     )
+
+
+def _complete(tx: Tx, known: str) -> dict[str, list[str]]:
+    """Return the tasks, and batches with their members, that have completed in runs that go on, by run."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for row in tx.all(
+        "SELECT claim.run_id, task_id, members FROM claim JOIN run ON run.run_id = claim.run_id"
+        " AND (run.state <> 'ended' OR run.run_id IN (SELECT value FROM json_each(?)))"
+        " WHERE outcome = 'completed' AND task_id <> ''",
+        known,
+    ):
+        found[row["run_id"]].append(row["task_id"])
+        if row["members"] != "[]":
+            found[row["run_id"]] += json.loads(row["members"])
+    return found
 
 
 def _all_runs(tx: Tx, known: str) -> list[Figures]:

@@ -179,24 +179,25 @@ class Gate:
         """Return the runs that may pay, best first: the pinned one, then the worker's own, else `nobody`.
 
         What has paid, or is running, stays with its run; a retry that has not may be another's if its own
-        run cannot pay any more. A run that nobody has opened pays for nothing while one is known that is
-        open, and never for a task that its worker has announced for other runs: its claim would not use it.
+        run cannot pay any more. Which run others have claimed it for does not matter. One in which it has
+        completed is left alone while there is another: what only repeats would leave that one unpaid.
+        A run that nobody has opened pays for nothing while one is known that is open, and never for a task
+        that its worker has announced for other runs: its claim would not use it.
         """
-        pinned = self.state.run(task.pinned)
+        state = self.state
+        pinned, own = state.run(task.pinned), task.workers.get(worker, ()) if worker is not None else ()
         if pinned is not None and not self._is_for(pinned, task, worker):
             pinned = None
-        stays = task.paid or bool(task.counted_in)
-        if pinned is not None and pinned.state != "revoked" and stays:
+        if pinned is not None and pinned.state != "revoked" and (task.paid or task.runs_here):
             return [pinned]
-        own = task.workers.get(worker, ()) if worker is not None else ()
-        names = dict.fromkeys([*([task.pinned] if pinned is not None else []), *own, *task.runs])
-        named = [run for name in names if (run := self.state.run(name)) is not None]
+        mine, named = [state.run(name) for name in own], state.announced(task, worker)
+        if pinned is not None:
+            named = list(dict.fromkeys([pinned, *named]))
         runs = [run for run in named if self._is_for(run, task, worker)]
         if alive := [run for run in runs if run.opened and run.state != "revoked"]:
-            return alive
-        mine = [self.state.run(name) for name in own] or runs
-        may_open = [run for run in runs if not run.opened and run in mine]
-        return may_open or [run for run in runs if run.opened] or runs or [self.state.nobody]
+            return [run for run in alive if task.task_id not in run.complete] or alive
+        may_open = [run for run in runs if not run.opened and run in (mine or runs)]
+        return may_open or [run for run in runs if run.opened] or runs or [state.nobody]
 
     def _is_for(self, run: RunState, task: TaskState, worker: str | None) -> bool:
         """Return whether a run may pay for a task at a worker: one that has ended, if it was announced there.
@@ -273,7 +274,7 @@ class Gate:
         if run.state == "revoked":
             yield Verdict.REVOKED, None
             return
-        if task.hold is not None and task.hold.scope == "key" and task.pinned == run.run_id:
+        if task.hold is not None and task.hold.scope == "key" and task.held_in == run.run_id:
             yield Verdict.KEY, None
             return
         if run is self.state.nobody and any(worker in self.state.announcing for worker in task.workers):
@@ -295,7 +296,7 @@ class Gate:
         hold, is_lacking, waits = task.hold, False, False
         if hold is not None and hold.scope == "task" and task.left is not None and hold.asked > task.left:
             yield Verdict.TASK, None
-        if run.state == "frozen" and not task.paid:
+        if run.state == "frozen" and not self.state.repeats(run, task):
             yield Verdict.FROZEN, None
         for budget, need in self.needs(run, task):
             if need > budget.attainable:
@@ -317,10 +318,10 @@ class Gate:
 
     def needs(self, run: RunState, task: TaskState) -> Iterator[tuple[BudgetState, int]]:
         """Yield every budget of a task with what it needs of it; repeating what was paid costs nothing."""
-        hold, paid = task.hold, task.paid
+        hold, repeats = task.hold, self.state.repeats(run, task)
         for budget in self.state.budgets_of(run, task):
             asked = hold.asked if hold is not None and hold.key == budget.held_as else 0
-            yield budget, asked if paid else max(asked, self._need(task, budget))
+            yield budget, asked if repeats else max(asked, self._need(task, budget))
 
     def needed(self, run: RunState, task: TaskState, budget: BudgetState) -> int:
         """Return what a task needs of one budget."""
@@ -362,12 +363,12 @@ class Gate:
         task, leader = self.state.tasks.get(task_id), self.state.tasks.get(first)
         if task is None or leader is None:
             return task is leader
-        if task.batch != leader.batch or (not task.batch and (task.paid or leader.paid)):
+        run, repeats = self.state.run(run_id) or self.state.nobody, self.state.repeats
+        if task.batch != leader.batch or (not task.batch and (repeats(run, task) or repeats(run, leader))):
             return False
-        run = self.state.run(run_id) or self.state.nobody
         if run not in self._candidates(task, None) or self._in(run, task) is not READY:
             return False
-        if task.paid or self.state.rules.shadow:
+        if repeats(run, task) or self.state.rules.shadow:
             return True
         return all(
             self._need(task, budget) <= budget.remaining - budget.counted - taken
@@ -377,13 +378,16 @@ class Gate:
     def started(self, task_id: str, run_id: str | None, worker: str | None = None) -> None:
         """Pin a dispatched task to the run that pays for it, and count what it may cost."""
         task = self.state.tasks.get(task_id)
-        if task is None or task.counted_in:
+        if task is None or task.runs_here:
             return
+        self.state.release(task)  # What was claimed elsewhere gives way to it.
         task.pinned = run_id or self.paying_run(task_id, worker) or task.pinned
+        task.resumed = ""
         task.denied = False
         if self.state.local:
-            task.claimed_by = worker
-        self.state.count(self.state.run(task.pinned) or self.state.nobody, task, task.need or 0)
+            task.claimed_by, task.claimed_for = worker, task.pinned
+        run = self.state.run(task.pinned) or self.state.nobody
+        self.state.count(run, task, self.state.due(run, task))
 
     def hold_as_reported(self, task_id: str) -> None:
         """Block a task that its worker calls blocked; until its budget grows, if nothing better is known."""

@@ -34,7 +34,6 @@ def feed(state: DispatchState, figures: Figures) -> None:
         state.changed.update(run.approvals.keys() | approvals.keys())
     if run.state == "revoked" and before != "revoked":
         state.stop(run.run_id)
-        state.repeat_no_more(run)
     state.moved(run)
     for budget in figures.budgets:
         if budget["scope"] == "day":
@@ -43,8 +42,9 @@ def feed(state: DispatchState, figures: Figures) -> None:
             _feed_beyond(run, budget, seen)
         elif budget["scope"] != "task":
             run.budget(budget["scope"], budget["part"]).update(budget, seen)
-        elif (task := state.known(budget["part"])) is not None and task.pinned == run.run_id:
-            draw(state, task.task_id, budget["remaining_micros"], seen)
+        elif (task := state.known(budget["part"])) is not None and task.held_in == run.run_id:
+            cap = budget["cap_micros"] - budget["shadow_micros"]
+            draw(state, task.task_id, budget["remaining_micros"], cap, seen)
     if run.state == "ended":
         state.end_run(run.run_id)
 
@@ -84,37 +84,45 @@ def feed_day(state: DispatchState, row: Row | None, seen: int = 0, *, is_today: 
         state.moved()
 
 
-def draw(state: DispatchState, task_id: str, left: int, seen: int | None = None) -> None:
+def draw(
+    state: DispatchState, task_id: str, left: int, cap: int | None = None, seen: int | None = None
+) -> None:
     """Take over what a task's own budget has left; what its calls have taken is counted no more.
 
-    `seen`: the journal's last entry when that was read; None: just now.
+    `cap`: of how much; None: of what the task says that it may cost. `seen`: the journal's last entry when
+    that was read; None: just now.
     """
     task = state.known(task_id)
     if task is None or (seen is not None and seen < task.seen):
         return
-    task.left, task.seen = left, task.seen if seen is None else seen
-    state.moved(state.run(task.pinned))
-    over = task.counted - left
-    if task.counted_in and over > 0:
-        task.counted = left
-        for budget in task.counted_in:
-            budget.counted -= over
+    task.seen = task.seen if seen is None else seen
+    run = state.run(task.held_in)
+    state.own_budget(run or state.nobody, task, left, task.cost if cap is None else cap)
+    state.moved(run)
+    state.recount(task, left)
 
 
 def claimed(
-    state: DispatchState, task_id: str, run_id: str, worker: str, family: str, left: int | None
+    state: DispatchState,
+    task_id: str,
+    run_id: str,
+    worker: str,
+    family: str,
+    own: tuple[int, int] | None,
 ) -> None:
-    """Take it that a worker runs a task for a run, under a budget of its own that has `left`."""
+    """Take it that a worker runs a task for a run; `own`: what its own budget has left, and its cap."""
     task = state.tasks.get(task_id)
     if task is None:
         task = state.put(TaskState(task_id, family, [run_id]))
         task.paid = state.remembered.pop(task_id, task).paid
-    task.pinned, task.claimed_by, task.resumed = run_id, worker, ""
+    task.pinned = task.claimed_for = run_id
+    task.claimed_by, task.resumed = worker, ""
     run = state.run(run_id)
-    task.left = left if left is not None else task.left
+    if own is not None:
+        state.own_budget(run or state.nobody, task, *own)
     if run is not None:
         # What it declares may be known only now, and so may be its run.
-        state.count(run, task, task.need or 0)
+        state.count(run, task, state.due(run, task))
 
 
 def own(state: DispatchState, task_id: str, row: Row) -> None:
@@ -126,14 +134,16 @@ def own(state: DispatchState, task_id: str, row: Row) -> None:
         task.heard = (row["seq"], True)
 
 
-def approve(state: DispatchState, run_id: str, task_id: str, amount: int, left: int | None) -> None:
-    """Let a task of a run cost up to `amount`; its own budget then has `left`."""
+def approve(
+    state: DispatchState, run_id: str, task_id: str, amount: int, own: tuple[int, int] | None
+) -> None:
+    """Let a task of a run cost up to `amount`; its own budget then has so much left, of its cap."""
     run, task = state.run(run_id), state.tasks.get(task_id)
     if run is not None:
         run.approvals[task_id] = amount
         state.changed.add(task_id)
-    if task is not None and left is not None:
-        task.left = left
+    if task is not None and run is not None and own is not None and task.claimed_for in (None, run_id):
+        state.own_budget(run, task, *own)
     state.moved(run)
 
 
@@ -146,7 +156,7 @@ def pay(state: DispatchState, task_id: str) -> None:
 
 def end_run(state: DispatchState, run_id: str, done: list[str], seen: int = 0) -> None:
     """Take it that a run has ended, with those of its tasks that have completed; `seen`: as `Figures`."""
-    state.completed(done)
+    state.completed(done, run_id)
     if (run := state.runs.get(run_id)) is not None:
         run.seen = max(run.seen, seen)
     state.end_run(run_id)
@@ -156,11 +166,14 @@ def feed_changes(state: DispatchState, changes: Changes) -> None:
     """Take over what was done to the ledger since the last look, by other processes perhaps."""
     for figures in changes.runs:
         feed(state, figures)
+    if isinstance(changes, Start):
+        for run_id, tasks in changes.complete.items():
+            state.completed(tasks, run_id)
     feed_day(state, changes.day, changes.seen, is_today=True)
-    for row in changes.claims:
-        _follow(state, row)
     for row in changes.ended:
         _end(state, row)
+    for row in changes.claims:
+        _follow(state, row)
     for task_id in changes.paid:
         state.task(task_id).paid = True
 
@@ -170,13 +183,10 @@ def _end(state: DispatchState, row: Row) -> None:
     task = state.tasks.get(row["task_id"])
     if task is not None and task.resumed == row["id"]:
         state.stopped(task.task_id)
-        if not task.workers:
+        if not task.announced:
             state.put_away(task.task_id)
     if row["outcome"] == "completed":
-        tasks = [row["task_id"], *json.loads(row["members"])]
-        state.completed(tasks)
-        if row["id"] not in state.own:
-            state.completed_elsewhere(tasks, row["run_id"])
+        state.completed(_tasks_of(row), row["run_id"], row["seq"])
 
 
 def _follow(state: DispatchState, row: Row) -> None:
@@ -216,14 +226,16 @@ def _recall(state: DispatchState, row: Row) -> None:
     for each in _tasks_of(row):
         task = state.task(each)
         task.heard = (row["seq"], row["ended_at"] is not None)
-        task.pinned, task.hold = row["run_id"], _hold(state, row)
+        task.claimed_for, task.hold = row["run_id"], _hold(state, row)
         if task.hold is not None and task.hold.beside:
             state.beside.setdefault(task.hold.beside, set()).add(each)
         if row["held_scope"] == "approval":
             task.cost = max(task.cost or 0, row["held_micros"])
     task = state.task(row["task_id"])
     if row["ended_at"] is None or row["task_id"] not in members:
-        task.left, task.members = row["left_micros"], members
+        run = state.runs.get(row["run_id"], state.nobody)
+        state.own_budget(run, task, row["left_micros"], row["of_micros"])
+        task.members = members
     if row["ended_at"] is None:
         _resume(state, task, row)
     elif task.resumed:
@@ -249,6 +261,6 @@ def _resume(state: DispatchState, task: TaskState, row: Row) -> None:
     if run is not None and row["run_id"] in task.runs:
         run.tasks[task.task_id] = None
     if run is not None and row["state"] == "open":
-        state.count(run, task, task.left or 0)
+        state.count(run, task, state.due(run, task))
     elif run is not None and run.state == "revoked":
         state.stop(run.run_id)

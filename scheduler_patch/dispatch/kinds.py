@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sortedcontainers import SortedDict
 
 from scheduler_patch.dispatch import READY, Verdict
-from scheduler_patch.dispatch.model import TaskState
+from scheduler_patch.dispatch.model import Hold, RunState, TaskState
 from scheduler_patch.dispatch.state import DispatchState
 
 
@@ -21,11 +21,12 @@ class TaskKind(NamedTuple):
     """What the verdict on a task depends on, besides how much it needs.
 
     Attributes:
-        held: scope and part of what has denied it, None for nothing.
+        held: scope and part of what has denied it, for a vault key with the run it is of; None for nothing.
         approved: the runs that let it cost what it may; None: that needs no approval.
         refused: it came back from workers, and each of them may have it only once something has changed.
         needs: what its own budget has left, and what it says that it costs, where it was denied an amount.
         announced: the runs that each worker has announced, where that tells which of them pays.
+        complete: those of its runs in which it has completed.
 
     """
 
@@ -34,11 +35,12 @@ class TaskKind(NamedTuple):
     paid: bool
     family: str
     vendors: tuple[str, ...]
-    held: tuple[str, str] | None
+    held: tuple[str, str | None] | None
     approved: tuple[str, ...] | None
     refused: bool
     needs: tuple[int | None, int | None] | None
     announced: tuple[tuple[str, tuple[str, ...]], ...]
+    complete: tuple[str, ...]
 
 
 #: The kind of those that are judged alone.
@@ -57,21 +59,34 @@ def kind_of(task: TaskState, state: DispatchState) -> TaskKind | str:
         task.paid,
         task.family,
         task.vendors,
-        None if hold is None else (hold.scope, "" if hold.scope == "duplicate" else hold.part),
+        None if hold is None else (hold.scope, _part(task, hold)),
         _approved(task, state),
         bool(task.refused),
         None if hold is None else (task.left, task.cost),
         # Of several runs which one pays depends on the worker; of none, whether one is still to be named.
         () if run is not None else tuple((name, tuple(runs)) for name, runs in task.workers.items()),
+        tuple(each.run_id for each in _runs(task, state) if task.task_id in each.complete),
     )
+
+
+def _part(task: TaskState, hold: Hold) -> str | None:
+    if hold.scope == "key":
+        return task.held_in
+    return "" if hold.scope == "duplicate" else hold.part
 
 
 def _approved(task: TaskState, state: DispatchState) -> tuple[str, ...] | None:
     cost, single = task.cost or 0, state.rules.single
     if single is None or cost <= single:
         return None
+    runs = _runs(task, state)
+    return tuple(run.run_id for run in runs if run.approvals.get(task.task_id, 0) >= cost)
+
+
+def _runs(task: TaskState, state: DispatchState) -> list[RunState]:
+    """Return the runs that may pay for a task."""
     runs = (state.run(name) for name in dict.fromkeys((task.pinned, *task.runs)))
-    return tuple(run.run_id for run in runs if run and run.approvals.get(task.task_id, 0) >= cost)
+    return [run for run in runs if run is not None]
 
 
 def _need(task: TaskState) -> int:

@@ -35,7 +35,7 @@ class Forecast:
     def of(cls, run: RunState, tasks: Iterable[TaskState], averages: Mapping[str, int]) -> Forecast:
         """Return what a run comes to with these tasks; `averages`: what one of each family has cost."""
         known, estimated, unknown = run.own_budget.spent + run.own_budget.reserved, 0, 0
-        for task, cost in _expected(tasks, averages):
+        for task, cost in _expected(run, tasks, averages):
             if cost is None:
                 unknown += 1
             elif task.need is None:
@@ -54,10 +54,15 @@ class Forecast:
 
 
 def _expected(
-    tasks: Iterable[TaskState], averages: Mapping[str, int]
+    run: RunState, tasks: Iterable[TaskState], averages: Mapping[str, int]
 ) -> Iterator[tuple[TaskState, int | None]]:
-    """Yield tasks with what each may cost, as far as they say so or earlier runs tell; None: unknown."""
+    """Yield tasks with what each may cost, as far as they say so or earlier runs tell; None: unknown.
+
+    What has completed in the run costs nothing more there.
+    """
     for task in tasks:
+        if task.task_id in run.complete:
+            continue
         if task.need is not None:
             yield task, task.need
         elif not task.paid:  # What it declares nothing about, it has paid.
@@ -83,10 +88,10 @@ class Parts:
     tasks: Mapping[str, Mapping[str, int | None]] | None
 
     @classmethod
-    def of(cls, tasks: Iterable[TaskState], averages: Mapping[str, int]) -> Parts:
+    def of(cls, run: RunState, tasks: Iterable[TaskState], averages: Mapping[str, int]) -> Parts:
         """Return what the forecast of a run with these tasks is made of."""
         single: dict[str, dict[str, int | None]] = {}
-        for task, cost in _expected(tasks, averages):
+        for task, cost in _expected(run, tasks, averages):
             single.setdefault(task.family, {})[task.task_id] = cost
         families = {
             family: (len(costs), sum(cost or 0 for cost in costs.values()), list(costs.values()).count(None))
@@ -164,6 +169,8 @@ class RunState:
             (`approved_unknown`); what the forecast was made of then (`approved_parts`, None: not known).
         announcing: workers that are still scheduling tasks of it.
         scheduled: whether some worker has scheduled a root of it completely.
+        complete: the tasks that have completed in it, wherever that was: what they do again repeats what they
+            have paid, and costs nothing in this run.
         seen, figures_seen: the journal's last entry when its state, and its other figures, were read.
         version: counts up whenever a blocked task of it may have become free.
 
@@ -184,6 +191,7 @@ class RunState:
     announcing: set[str] = field(default_factory=set)
     scheduled: bool = False
     tasks: dict[str, None] = field(default_factory=dict)
+    complete: set[str] = field(default_factory=set)
     seen: int = 0
     figures_seen: int = 0
     version: int = 0
@@ -311,7 +319,19 @@ class Announcement:
 #: What a verdict may depend on, of what is kept of a task.
 _TELLING = frozenset(
     (
-        *("runs", "workers", "cost", "left", "pinned", "hold", "counted_in", "paid", "batch", "refused"),
+        *(
+            "runs",
+            "workers",
+            "cost",
+            "left",
+            "pinned",
+            "claimed_for",
+            "hold",
+            "counted_in",
+            "paid",
+            "batch",
+            "refused",
+        ),
         *("vendors", "family"),
     )
 )
@@ -324,19 +344,19 @@ class TaskState:
     Attributes:
         runs: the runs it belongs to, in the order in which they were announced.
         workers: which of them each worker has announced.
+        announced: whether some worker has: Luigi knows it.
         cost: what it says it may cost; None: it does not say.
-        left: what its own budget in the ledger has left; None: it was never claimed.
+        left: what its own budget in the ledger has left, of its `cap`; None: it was never claimed.
         seen: the journal's last entry when `left` was read.
         vendors: the vendors that it says it calls.
-        pinned: the run that it was last dispatched for.
+        pinned: the run that it was last dispatched for, here: its retries are that one's.
+        claimed_for: the run of its latest claim, wherever that was made: `left` and `hold` are of that one.
         counted: what is set aside for it in the budgets `counted_in`, while it runs.
         claimed_by: the guarded worker that runs it.
         resumed: the attempt of it that went on when luigid began, perhaps before another luigid; "": none.
         resumed_at: when that was heard, in seconds since the epoch; 0: when luigid began.
         heard: which claim of it was taken over last, by its place among all, and whether it had ended.
         paid: whether it has paid and not completed since: its calls are repeated, and cost nothing.
-        repeats: it has completed before another luigid: in the run it is pinned to, and there alone, it costs
-            nothing more.
         members: the tasks of a batch, when this is its combined task.
         batch: the members, in their order, of the attempted batch that it comes back with.
         denied: whether the ledger has said what it denied, since the task was dispatched.
@@ -351,10 +371,13 @@ class TaskState:
     family: str
     runs: list[str] = field(default_factory=list)
     workers: dict[str, dict[str, None]] = field(default_factory=dict)
+    announced: bool = False
     cost: int | None = None
     left: int | None = None
+    cap: int | None = None
     seen: int = 0
     pinned: str | None = None
+    claimed_for: str | None = None
     hold: Hold | None = None
     counted: int = 0
     counted_in: list[BudgetState] = field(default_factory=list)
@@ -363,7 +386,6 @@ class TaskState:
     resumed_at: float = 0.0
     heard: tuple[int, bool] = (0, False)
     paid: bool = False
-    repeats: bool = False
     members: tuple[str, ...] = ()
     batch: tuple[str, ...] = ()
     vendors: tuple[str, ...] = ()
@@ -382,9 +404,14 @@ class TaskState:
         return self.left if self.left is not None else self.cost
 
     @property
-    def paid_by(self) -> tuple[str, ...]:
-        """The run that it was dispatched for; while that is not known, all that it belongs to."""
-        return (self.pinned,) if self.pinned else tuple(self.runs)
+    def runs_here(self) -> bool:
+        """Whether it was dispatched here and runs, as far as that is known: not what others have claimed."""
+        return bool(self.counted_in) and not self.resumed
+
+    @property
+    def held_in(self) -> str | None:
+        """The run in which its last call was made: what denied it was of that one."""
+        return self.claimed_for or self.pinned
 
     def held_by(self, scope: str) -> bool:
         """Return whether a budget of that scope has denied its last call."""

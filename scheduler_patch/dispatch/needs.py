@@ -58,12 +58,13 @@ def asks(gate: Gate, run: RunState, task: TaskState) -> Iterator[tuple[BudgetSta
     one that says neither its cost nor its vendors is like others of its family.
     """
     hold, state = task.hold, gate.state
+    repeats = state.repeats(run, task)
     asked = hold.asked if hold is not None and hold.scope in ASKING else 0
     for budget, need in [*gate.needs(run, task), *_of_vendors(gate, run, task)]:
         amount = need
-        if asked and (task.cost is None or task.paid) and _takes(task, budget):
+        if asked and (task.cost is None or repeats) and _takes(task, budget):
             amount = max(need, asked)
-        guessed = task.need is None and not task.paid and amount <= 1
+        guessed = task.need is None and not repeats and amount <= 1
         if guessed:
             amount = state.cost_so_far(task.family) or amount
         if amount:
@@ -88,7 +89,7 @@ def _of_vendors(gate: Gate, run: RunState, task: TaskState) -> Iterator[tuple[Bu
         if budget is None or (task.hold is not None and task.hold.key == budget.key):
             continue
         need = 1 if task.need is None or len(vendors) > 1 else task.need
-        yield budget, 0 if task.paid else need
+        yield budget, 0 if state.repeats(run, task) else need
 
 
 class Needs:

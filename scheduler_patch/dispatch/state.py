@@ -189,7 +189,30 @@ class DispatchState:
     def parts(self, run: RunState) -> Parts:
         """Return what a run's forecast would be made of now."""
         tasks = (self.tasks[task_id] for task_id in run.tasks if task_id in self.tasks)
-        return Parts.of(tasks, self.averages)
+        return Parts.of(run, tasks, self.averages)
+
+    def announced(self, task: TaskState, worker: str | None) -> list[RunState]:
+        """Return the runs that a worker has announced a task for, and behind them those of others that have.
+
+        Where all of those are gone it is whatever it belongs to.
+        """
+        own = task.workers.get(worker, ()) if worker is not None else ()
+        all_of_them = [name for each in task.workers.values() for name in each]
+        found = (self.run(name) for name in [*own, *(all_of_them or task.runs)])
+        return list(dict.fromkeys(run for run in found if run is not None))
+
+    def paid_by(self, task: TaskState) -> tuple[str, ...]:
+        """Return the run that a task runs for, or ran; while that is not known, all that it belongs to."""
+        run_id = task.claimed_for if task.claimed_by is not None else task.pinned
+        return (run_id,) if run_id else tuple(task.runs)
+
+    def due(self, run: RunState, task: TaskState) -> int:
+        """Return what is set aside for a task when it runs for this run, as far as it is known."""
+        return 0 if task.task_id in run.complete else task.need or 0
+
+    def repeats(self, run: RunState, task: TaskState) -> bool:
+        """Return whether a task has paid what it asks a run for: what it does again costs nothing there."""
+        return task.paid or task.task_id in run.complete
 
     def count(self, run: RunState, task: TaskState, amount: int) -> None:
         """Set aside what a dispatched task may cost, in every budget it may take it from."""
@@ -199,12 +222,26 @@ class DispatchState:
             budget.counted += amount
             budget.running += 1
 
+    def recount(self, task: TaskState, most: int) -> None:
+        """Set no more aside for a running task than it may still cost."""
+        over = task.counted - most
+        if task.counted_in and over > 0:
+            task.counted = most
+            for budget in task.counted_in:
+                budget.counted -= over
+
+    def own_budget(self, run: RunState, task: TaskState, left: int | None, cap: int | None) -> None:
+        """Take over what a task's own budget in a run has left; where it has completed that is no matter."""
+        is_over = task.task_id in run.complete
+        task.left, task.cap = (None, None) if is_over else (left, cap)
+
     def release(self, task: TaskState) -> None:
         """Set nothing aside for a task any more."""
         if not task.counted_in:
             return
-        run = self.run(task.pinned)
-        is_own = run is not None and run.own_budget in task.counted_in
+        runs = (self.run(task.pinned), self.run(task.claimed_for))
+        run = next((one for one in runs if one is not None and one.own_budget in task.counted_in), None)
+        is_own = run is not None
         for budget in task.counted_in:
             is_own = is_own and budget is not self.day
             budget.counted -= task.counted
@@ -286,20 +323,20 @@ class DispatchState:
         task = self.tasks.get(task_id)
         if task is None:
             task = self.put(self.remembered.pop(task_id, TaskState(task_id, announced.family)))
-            if task.pinned is not None and self.run(task.pinned) is None:
-                task.pinned = task.left = task.hold = None  # That run has ended.
-        pinned = self.run(task.pinned) if task.repeats and task.pinned != run_id else None
-        if pinned is not None and pinned.is_over:
-            self._repeat_no_more(task)  # In another run it pays like any other.
+            if task.claimed_for is not None and self.run(task.claimed_for) is None:
+                self._begin_anew(task)  # That run has ended.
+        task.announced = True
         task.family = announced.family or task.family
         task.vendors = announced.vendors or task.vendors
         own = task.workers.setdefault(worker, {})
-        if announced.cost is not None and task.left is not None and task.cost is not None:
-            task.left = max(0, task.left + announced.cost - task.cost)
         if announced.cost is not None:
+            if task.left is not None and task.cap is not None:
+                task.left, task.cap = max(0, task.left + announced.cost - task.cap), announced.cost
             task.cost = announced.cost
         elif announced.scheduling and self.rules.single is None and task.held_by("task"):
-            task.cost = task.left = task.hold = None  # It has no budget any more; else its claim will say.
+            task.cost = task.left = task.cap = task.hold = (
+                None  # It has no budget any more; else its claim will say.
+            )
         if announced.scheduling:
             self.announcing.setdefault(worker, set())
             task.refused.pop(worker, None)  # It was submitted again.
@@ -312,9 +349,7 @@ class DispatchState:
         self.unplaced.get(worker, set()).discard(task_id)
         if run_id not in task.runs:
             task.runs = [*task.runs, run_id]
-            if task.repeats and announced.scheduling:  # Who has looked finds it due again, for this one.
-                self._repeat_no_more(task)
-            if task.pinned is not None and task.pinned != run_id:
+            if run_id != (task.claimed_for or task.pinned or run_id):
                 self.on_shared(task)  # It was dispatched before it was known to be this run's too.
         own[run_id] = None
         if is_id is not False and run_id in self.runs_of.get(worker, ()) and run_id not in self.names:
@@ -376,7 +411,7 @@ class DispatchState:
         if not runs:
             return {}
         mine = [task for task in self.tasks.values() if task.claimed_by == worker]
-        tasks_of = {run_id: [task.task_id for task in mine if task.pinned == run_id] for run_id in runs}
+        tasks_of = {run_id: [task.task_id for task in mine if task.claimed_for == run_id] for run_id in runs}
         self.stopping[worker] = {run_id for run_id, tasks in tasks_of.items() if tasks}
         return {run_id: tasks for run_id, tasks in tasks_of.items() if tasks}
 
@@ -387,7 +422,7 @@ class DispatchState:
     def stop(self, run_id: str) -> None:
         """Let the workers that run tasks of a run be told to end them."""
         for task in self.tasks.values():
-            if self.rules.kill and task.pinned == run_id and task.claimed_by is not None:
+            if self.rules.kill and task.claimed_for == run_id and task.claimed_by is not None:
                 self.stopping.setdefault(task.claimed_by, set()).add(run_id)
 
     # What becomes of runs and tasks.
@@ -417,8 +452,8 @@ class DispatchState:
             return
         run.state = ENDED
         self.changed.update(run.tasks)
-        for task in [each for each in self.remembered.values() if each.pinned == run_id]:
-            task.pinned = task.left = task.hold = None
+        for task in [each for each in self.remembered.values() if run_id in (each.pinned, each.claimed_for)]:
+            self._begin_anew(task)
             self._forget_blank(task.task_id)
         self.moved(run)
         self._forget_unused(run)
@@ -446,7 +481,6 @@ class DispatchState:
         """Forget a run that has ended: its tasks that somebody still has to run wait for the next one."""
         del self.runs[run.run_id]
         self.changed.update(run.tasks)
-        self.repeat_no_more(run)
 
     def stopped(self, task_id: str) -> None:
         """Release what was counted for a task: it runs no more."""
@@ -455,7 +489,7 @@ class DispatchState:
             self.release(task)
             task.claimed_by = None
             if task_id in task.members:  # It is a single task again, whose budget was its batch's.
-                task.members, task.left = (), None
+                task.members, task.left, task.cap = (), None, None
 
     def hold(self, task_id: str, scope: str, asked: int, part: str = "", beside: str = "") -> None:
         """Block a task until `asked` fits what remains of that budget; of a day's, whichever it is then.
@@ -507,45 +541,35 @@ class DispatchState:
                 self._forget_blank(member)
             self.forget([task_id])
 
-    def completed(self, tasks: Iterable[str]) -> None:
-        """Take it that tasks have completed: should they run again, they pay like any other, whoever pays."""
+    def completed(self, tasks: Iterable[str], run_id: str | None = None, seq: int | None = None) -> None:
+        """Take it that tasks have completed, in a run: in any other they pay, should they run again.
+
+        `seq`: the place among all of the claim that has; what a later one is known to have done stands.
+        """
+        run = self.runs.get(run_id or "")
         for task_id in tasks:
             for held in self.beside.pop(task_id, ()):
                 self.look_again(held)
+            if run is not None:
+                run.complete.add(task_id)
+                self.changed.add(task_id)
             task = self.tasks.get(task_id) or self.remembered.get(task_id)
             if task is not None:
-                task.paid = task.repeats = False
-                if task.claimed_by is None and not task.counted_in:  # Nobody runs it again by now.
-                    task.pinned = None
+                task.paid = False
+                if run is not None and task.held_in == run_id:
+                    self.own_budget(run, task, None, None)
+                    self.recount(task, 0)
+                if seq is None or task.heard[0] <= seq:
+                    self._begin_anew(task)
                 self._forget_blank(task_id)
+        if run is not None:
+            self.moved(run)
 
-    def completed_elsewhere(self, tasks: Iterable[str], run_id: str) -> None:
-        """Take it that tasks have completed before another luigid: in that run they cost nothing more.
-
-        Here they are pending, for nobody has looked since. What they repeat of their run's is not paid again.
-        """
-        run = self.run(run_id)
-        for task_id in tasks:
-            task = self.tasks.get(task_id)
-            if task is None or run is None or task.counted_in or run.state == "revoked":
-                continue
-            if any(self.run(name) is run for own in task.workers.values() for name in own):
-                task.pinned, task.hold, task.left = run.run_id, None, 0
-                task.paid = task.repeats = True
-                task.refused.clear()
-                self.moved(run)
-
-    def repeat_no_more(self, run: RunState) -> None:
-        """Let what has completed in a run pay like any other: nobody has the run, or it is revoked."""
-        for task_id in run.tasks:
-            task = self.tasks.get(task_id)
-            if task is not None and task.repeats and task.pinned == run.run_id:
-                self._repeat_no_more(task)
-
-    @staticmethod
-    def _repeat_no_more(task: TaskState) -> None:
-        task.pinned = task.left = None
-        task.paid = task.repeats = False
+    def _begin_anew(self, task: TaskState) -> None:
+        """Let nothing that a task was claimed for before matter, if nobody runs it by now."""
+        if task.claimed_by is None and not task.counted_in:
+            task.pinned = task.claimed_for = task.left = task.cap = task.hold = None
+            task.refused = {}
 
     def forget(self, gone: Iterable[str]) -> None:
         """Drop tasks that the scheduler has dropped, but not that they have paid and with whom."""
@@ -565,25 +589,25 @@ class DispatchState:
                         self._forget_unused(run)
                     elif not run.opened and not run.tasks:
                         self.runs.pop(run.run_id, None)
-            paid = task.paid and not task.repeats
-            if paid or task.batch:
-                kept = TaskState(task_id, "", paid=paid, batch=task.batch, heard=task.heard)
-                if paid:
-                    kept.pinned, kept.left, kept.seen = task.pinned, task.left, task.seen
+            if task.paid or task.batch:
+                kept = TaskState(task_id, "", paid=task.paid, batch=task.batch, heard=task.heard)
+                if task.paid:
+                    kept.pinned, kept.claimed_for = task.pinned, task.claimed_for
+                    kept.left, kept.cap, kept.seen = task.left, task.cap, task.seen
                 self.remembered[task_id] = kept
 
     def _forget_blank(self, task_id: str) -> None:
         """Remember nothing of a task of which there is nothing to say any more."""
         task = self.remembered.get(task_id)
-        if task is not None and not (task.paid or task.batch or task.pinned):
+        if task is not None and not (task.paid or task.batch or task.pinned or task.claimed_for):
             del self.remembered[task_id]
 
     def put_away(self, task_id: str) -> None:
         """Drop a task that the scheduler does not know; should it come back, its run is still known."""
         task = self.tasks.get(task_id)
         self.forget([task_id])
-        if task is not None and task.pinned is not None:
-            task.runs, task.workers = [], {}
+        if task is not None and (task.pinned or task.claimed_for) is not None:
+            task.runs, task.workers, task.announced = [], {}, False
             self.remembered[task_id] = task
 
 

@@ -45,7 +45,7 @@ def runs_above(scheduler: Any, task_id: str) -> list[str]:
     for task in above:
         vendor_task = scheduler.gate.state.tasks.get(task.id)
         if vendor_task is not None and task.id != task_id:
-            runs.update(dict.fromkeys(vendor_task.paid_by))
+            runs.update(dict.fromkeys(scheduler.gate.state.paid_by(vendor_task)))
     if runs:
         return list(runs)
     return [root_of(task).name for task in _roots(scheduler, above, parents)]
@@ -179,7 +179,7 @@ def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
         runs = [run_id if isinstance(run_id, str) else None]
         parent, is_id = state.tasks.get(str(ours.get("yielded_by"))), None
         if parent is not None:
-            runs, is_id = list(parent.paid_by), True
+            runs, is_id = list(state.paid_by(parent)), True
         announcement = Announcement(
             task.family,
             _cost(ours.get("max_cost_usd")),
@@ -229,7 +229,7 @@ def inherit(scheduler: Any, task_id: str, new_deps: Iterable[str], worker: str) 
     if not unplaced:
         return
     parent = state.tasks.get(task_id)
-    runs, is_id = list(parent.paid_by) if parent is not None else [], parent is not None
+    runs, is_id = list(state.paid_by(parent)) if parent is not None else [], parent is not None
     stack = list(new_deps)
     seen = set(stack)
     while stack:

@@ -71,8 +71,9 @@ class Look:
             self._set_aside = self._needed_by(self._considered)
 
     def _needed_by(self, task_id: str) -> int:
-        task = self._gate.state.tasks.get(task_id)
-        return (task.need or 0) if task is not None else 0
+        state = self._gate.state
+        task = state.tasks.get(task_id)
+        return state.due(state.run(self.run_id) or state.nobody, task) if task is not None else 0
 
 
 class WatchedTasks(SimpleTaskState):

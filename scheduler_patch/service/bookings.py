@@ -71,10 +71,10 @@ def open_run(tx: Tx, request: runs.RunRequest, asked_at: float) -> Booked[Row]:
 def claim(tx: Tx, request: claims.NewClaim) -> Booked[tuple[Row, str]]:
     """Claim a task for an attempt; return the claim's row and its vault key."""
     row, key = claims.claim(tx, request)
-    left = snapshot.task_left(tx, request.run_id, request.task_id)
+    own = snapshot.task_left(tx, request.run_id, request.task_id)
 
     def tell(state: DispatchState) -> None:
-        feed.claimed(state, request.task_id, request.run_id, request.worker, request.family, left)
+        feed.claimed(state, request.task_id, request.run_id, request.worker, request.family, own)
         feed.own(state, request.task_id, row)
 
     return Booked((row, key), snapshot.of_run(tx, request.run_id), tell)
@@ -93,7 +93,7 @@ def finish(tx: Tx, request: FinishRequest) -> Booked[FinishReply]:
         if row is not None and row["ended_at"] is None:
             state.stopped(row["task_id"])
         if row is not None and request.outcome == "completed":
-            state.completed([row["task_id"], *json.loads(row["members"])])
+            state.completed([row["task_id"], *json.loads(row["members"])], row["run_id"])
             state.free(row["task_id"])
 
     return Booked(FinishReply(row is not None, ended), None, tell)

@@ -206,11 +206,11 @@ def _approve(
     if task_id and not is_scheduled:
         runs.check_known(tx, run_id, task_id)
     runs.approve(tx, run_id, task_id, amount, request_id, approved)
-    left = snapshot.task_left(tx, run_id, task_id)
+    own = snapshot.task_left(tx, run_id, task_id)
 
     def tell(state: DispatchState) -> None:
         if task_id:
-            feed.approve(state, run_id, task_id, amount, left)
+            feed.approve(state, run_id, task_id, amount, own)
 
     return Booked(repeated, snapshot.of_run(tx, run_id), tell)
 

@@ -135,7 +135,7 @@ class TestCounts:
         join(gate, "b", 600)
         gate.started("a", "r1")
         assert gate.verdict("b") == READY
-        claimed(gate.state, "a", "r1", "w", "V", 600)
+        claimed(gate.state, "a", "r1", "w", "V", (600, 600))
         assert gate.verdict("b") == WAIT
         gate.state.stopped("a")
         assert (gate.verdict("b"), gate.state.runs["r1"].own_budget.counted) == (READY, 0)
@@ -174,7 +174,7 @@ class TestConfiguredBudgets:
     def test_a_task_that_declares_nothing_any_more_is_not_held_by_what_it_declared(self, gate: Gate) -> None:
         join(gate, "a", 300)
         gate.started("a", "r1")
-        claimed(gate.state, "a", "r1", "w", "V", 0)
+        claimed(gate.state, "a", "r1", "w", "V", (0, 300))
         gate.state.hold("a", "task", 400)
         gate.state.stopped("a")
         assert gate.verdict("a") == "task"

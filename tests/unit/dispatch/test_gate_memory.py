@@ -53,7 +53,7 @@ def test_a_batch_that_was_attempted_before_luigid_began_comes_back_with_its_memb
 
 def test_a_cost_that_is_declared_late_adds_nothing_to_what_the_ledger_knows(gate: Gate) -> None:
     join(gate, "a")
-    draw(gate.state, "a", 50)
+    draw(gate.state, "a", 50, cap=50)
     join(gate, "a", 50)
     assert gate.state.tasks["a"].need == 50
     join(gate, "a", 70)

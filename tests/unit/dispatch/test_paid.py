@@ -67,9 +67,14 @@ def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(
     port.finish(FinishRequest("one", "completed"))
     assert not gate.state.task("A").paid
     port._scheduler.add_task(task_id="A", worker="w", status="DONE", family="Charge")
-    # Its output is taken away: the next period's run of a cap that is full has no room for it.
+    # Its output is taken away: in that run its calls are answered as before, whatever is left of the cap.
     port._scheduler.add_task(task_id="A", worker="w2", family="Charge", spendguard={"run_id": "run"})
-    assert gate.verdict("A") == "cap"
+    assert gate.verdict("A") == READY
+    # The next period's run has to have room for it.
+    books.write(runs.open_run, runs.RunRequest("next", False, "Root", "Root_2", Micros(0)))
+    heard(port)
+    port._scheduler.add_task(task_id="A", worker="w3", family="Charge", spendguard={"run_id": "next"})
+    assert gate.verdict("A", "w3") == "cap"
 
 
 def test_a_local_scheduler_forgets_it_too_where_a_child_has_finished_the_claim(
@@ -135,8 +140,8 @@ def test_what_went_on_elsewhere_when_it_began_is_set_aside_until_it_has_ended(bo
         assert (budget.counted, budget.running, state.task("A").claimed_by) == (0, 0, None)
 
 
-def test_what_it_was_for_is_forgotten_when_it_completes_elsewhere(books: Books) -> None:
-    """Should it run again it is paid by the run that it is submitted for, though the other one goes on."""
+def test_what_it_is_claimed_for_elsewhere_is_not_what_it_is_dispatched_for_here(books: Books) -> None:
+    """It is paid by the run that it is submitted for, though the other one goes on."""
     books.claim("A")
     books.write(runs.open_run, runs.RunRequest("next", False, "Root", "Root_2", Micros(100)))
     with local_clients() as make:
@@ -144,7 +149,7 @@ def test_what_it_was_for_is_forgotten_when_it_completes_elsewhere(books: Books) 
         heard(port)
         gate = port._scheduler.gate
         port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard={"run_id": "next"})
-        assert gate.paying_run("A", "w") == "run"
+        assert gate.paying_run("A", "w") == "next"
         books.write(claims.finish, books.last_claim, "completed")
         heard(port)
         assert gate.paying_run("A", "w") == "next"

@@ -154,7 +154,8 @@ def test_all_that_makes_a_kind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     state = Gate().state
     state.rules.single = USD
-    for task in (Read("T", "V", cost=2 * USD), Read("T", "V", ["r1"], hold=Hold("run", "", USD))):
+    key = Read("T", "V", ["r1"], hold=Hold("key", "", 0))
+    for task in (Read("T", "V", cost=2 * USD), Read("T", "V", ["r1"], hold=Hold("run", "", USD)), key):
         TaskKinds().put(task, state)
     assert read & {one.name for one in fields(TaskState)} - {"task_id", "changed"} == model._TELLING
 

@@ -26,16 +26,21 @@ def luigid(tmp_path: Path) -> Iterator[Luigid]:
 
 
 @both_ways
-def test_a_task_that_has_paid_stays_with_its_run(luigid: Luigid, pickle: bool) -> None:
-    luigid.add("a")
+def test_a_task_that_has_paid_stays_with_its_run_while_that_is_known(luigid: Luigid, pickle: bool) -> None:
+    """Else it is the run's that needs it now, and repeats what it has paid."""
+    luigid.add("a", cost="10")
     assert luigid.work() == "a"
-    attempt = luigid.claim("a")
-    luigid.call(attempt)
+    attempt = luigid.claim("a", cost=10)
+    luigid.call(attempt, 10)
     luigid.fail(attempt)
     luigid.restart(pickle=pickle)
-    luigid.add("a", "r2", "w2")
-    assert luigid.work("w2") == "a"
-    assert luigid.claim("a", "w2").run_id == "r"
+    luigid.add("a", "r2", "w2", "10")
+    luigid.add("b", "r2", "w2", "10", priority=1)
+    assert luigid.work("w2") == "b"
+    luigid.call(luigid.claim("b", "w2", cost=10), 10, "cus_b")
+    assert luigid.work("w2") == "a", "the cap of the run is reached"
+    again = luigid.claim("a", "w2", cost=10)
+    assert (again.run_id, luigid.call(again, 10).verdict) == ("r" if pickle else "r2", "replayed")
 
 
 def test_the_pickle_remembers_a_dispatch_that_nobody_has_claimed(luigid: Luigid) -> None:
@@ -62,7 +67,8 @@ def test_a_member_of_a_batch_that_has_paid_does_too(luigid: Luigid, pickle: bool
     luigid.restart(pickle=pickle)
     for task_id in ("a", "b"):
         luigid.add(task_id, "r2", "w2")
-    assert {luigid.gate.paying_run(task_id, "w2") for task_id in "ab"} == {"r"}
+    assert {luigid.gate.paying_run(task_id, "w2") for task_id in "ab"} == {"r" if pickle else "r2"}
+    assert {luigid.gate.state.tasks[task_id].paid for task_id in "ab"} == {True}
 
 
 @both_ways
@@ -127,7 +133,8 @@ def test_what_was_kept_is_still_known_when_its_worker_comes_an_hour_later(
         luigid.scheduler.prune()
     assert luigid.gate.state.tasks == {}
     luigid.add("a", "r2", "w2")
-    assert luigid.gate.paying_run("a", "w2") == "r"
+    assert luigid.gate.state.tasks["a"].paid
+    assert luigid.gate.state.tasks["a"].claimed_for == "r"
 
 
 class TestCountsOfOpenClaims:

@@ -181,9 +181,8 @@ class Pipeline:
         """Have a worker claim a task, with a budget of its own or without."""
         draw, task = self.random, self.state.tasks.get(task_id)
         runs = task.runs if task is not None and draw.random() < 0.8 else self.runs
-        claimed(
-            self.state, task_id, draw.choice(runs or RUNS), worker, "V", draw.choice([None, USD, 4 * USD])
-        )
+        own = draw.choice([None, (USD, USD), (4 * USD, 4 * USD)])
+        claimed(self.state, task_id, draw.choice(runs or RUNS), worker, "V", own)
 
     def claim(self) -> None:
         """Have a task claimed of which Luigi knows nothing: luigid has lost its state."""
@@ -259,7 +258,9 @@ class Pipeline:
     def free(self) -> None:
         draw, task_id = self.random, self.random.choice(self.tasks)
         if draw.random() < 0.3:
-            approve(self.state, draw.choice(self.runs), task_id, 4 * USD, draw.choice([None, 4 * USD]))
+            approve(
+                self.state, draw.choice(self.runs), task_id, 4 * USD, draw.choice([None, (4 * USD, 4 * USD)])
+            )
         elif draw.random() < 0.5:
             draw_down(self.state, task_id, draw.randint(0, 4) * USD)
         elif draw.random() < 0.5:
@@ -275,7 +276,7 @@ class Pipeline:
         if self.random.random() < 0.7:
             pay(self.state, task_id)
         else:
-            self.state.completed([task_id])
+            self.state.completed([task_id], self.random.choice([None, *self.runs]))
 
     def configure(self) -> None:
         rules = self.state.rules

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.protocol.operators import TopUpRequest
 from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import Forecast
@@ -50,10 +51,24 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.end()
 
 
-def submit(luigid: Luigid, costs: dict[str, str | None], worker: str = "w") -> None:
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Make them with another cap, or where no forecast is held."""
+    made: list[Site] = []
+
+    def make_one(cap: int = 40, forecast: str = "hold") -> Site:
+        made.append(Site(tmp_path, cap, forecast))
+        return made[-1]
+
+    yield make_one
+    for each in made:
+        each.end()
+
+
+def submit(luigid: Luigid, costs: Mapping[str, str | None], worker: str = "w", run_id: str = "r") -> None:
     """Submit the root with those tasks, all of them."""
     for task_id, cost in costs.items():
-        luigid.add(task_id, worker=worker, cost=cost)
+        luigid.add(task_id, run_id, worker, cost)
     luigid.scheduler.add_worker(worker, [("first_task", next(iter(costs), ""))])
 
 
@@ -137,12 +152,133 @@ def test_in_another_run_it_pays_like_any_other(site: Site) -> None:
     site.second.run("other")
     site.second.add("T", "other", "w2", "2")
     site.refresh()
-    task = site.second.gate.state.tasks["T"]
-    assert (task.need, task.paid, task.pinned) == (0, True, "r")
-    site.first.do(operators.revoke(site.first.service, "r"))
+    assert site.second.gate.verdict("T", "w2") is Verdict.WAIT, (
+        "what is repeated in its run pays for no other"
+    )
+    site.second.scheduler.add_worker("w2", [("first_task", "T")])
+    attempt = site.second.claim(str(site.second.work("w2")), "w2", cost=2)
+    assert (attempt.run_id, site.second.call(attempt, 2, "cus_T").verdict) == ("other", "allowed")
+
+
+class TestWhoPays:
+    """What another luigid has done frees or repeats a task within its run, and decides of no other's."""
+
+    @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+    @pytest.mark.parametrize("begun", [False, True], ids=["followed", "begun"])
+    def test_an_attempt_that_failed_elsewhere_leaves_it_to_who_needs_it(
+        self, site: Site, heard: bool, begun: bool
+    ) -> None:
+        site.second.run("r2")
+        submit(site.second, {"T": "2"}, "w2", "r2")
+        submit(site.first, {"T": "2"})
+        site.first.fail(site.first.claim(str(site.first.work()), cost=2))
+        if heard:
+            site.refresh()
+        if begun:
+            site.second.restart(pickle=False)
+            submit(site.second, {"T": "2"}, "w2", "r2")
+        attempt = site.second.claim(str(site.second.work("w2")), "w2", cost=2)
+        assert site.second.call(attempt, 2).verdict == "allowed"
+        assert [site.second.shown(each)["spent_usd"] for each in ("r", "r2")] == ["0.00", "2.00"]
+
+    @pytest.mark.parametrize("worker", ["here", "gone", "asks first"])
+    def test_a_later_run_pays_for_what_has_completed_elsewhere(
+        self, make: Callable[..., Site], worker: str
+    ) -> None:
+        site = make(forecast="warn")
+        submit(site.second, {"T": "9"}, "w1")
+        submit(site.first, {"T": "9"})
+        pay(site.first)
+        site.refresh()
+        if worker == "gone":
+            site.second.scheduler._state.inactivate_workers(["w1"])
+        site.second.run("r2")
+        submit(site.second, {"T": "9"}, "w2", "r2")
+        asks = "w1" if worker == "asks first" else "w2"
+        attempt = site.second.claim(str(site.second.work(asks)), asks, cost=9)
+        assert [site.second.call(attempt, 2, each).verdict for each in ("cus_T", "new")] == ["allowed"] * 2
+        assert [site.second.shown(each)["spent_usd"] for each in ("r", "r2")] == ["2.00", "4.00"]
+
+    def test_what_has_paid_elsewhere_is_repeated_by_a_run_that_is_full(
+        self, make: Callable[..., Site]
+    ) -> None:
+        site = make(forecast="warn")
+        site.second.run("r2")
+        submit(site.second, {"U": "40"}, "w2", "r2")
+        site.second.call(site.second.claim(str(site.second.work("w2")), "w2", cost=40), 40, "cus_U")
+        submit(site.second, {"T": "40"}, "w2", "r2")
+        submit(site.first, {"T": "40"})
+        attempt = site.first.claim(str(site.first.work()), cost=40)
+        site.first.call(attempt, 40, "cus_T")
+        assert site.second.gate.verdict("T", "w2") is Verdict.CAP
+        site.refresh()
+        again = site.second.claim(str(site.second.work("w2")), "w2", cost=40)
+        assert (again.run_id, site.second.call(again, 40, "cus_T").verdict) == ("r2", "replayed")
+
+
+@pytest.mark.parametrize("cost", ["2", None])
+@pytest.mark.parametrize("how", ["was pending", "was running", "begins"])
+def test_what_has_completed_elsewhere_is_repeated_at_the_cap(
+    make: Callable[..., Site], cost: str | None, how: str
+) -> None:
+    site, usd = make(2), None if cost is None else int(cost)
+    submit(site.second, {"T": cost}, "w2")
+    submit(site.first, {"T": cost})
+    if how == "was running":
+        begun = site.second.claim(str(site.second.work("w2")), "w2", cost=usd)
+    attempt = site.first.claim(str(site.first.work()), cost=usd)
+    site.first.call(attempt, 2, "cus_T")
+    site.first.finish(attempt, "completed")
     site.refresh()
-    assert (task.need, task.paid, task.pinned) == (2 * USD, False, None)
-    assert site.second.gate.paying_run("T", "w2") == "other"
+    if how == "was running":
+        assert site.second.call(begun, 2, "cus_T").verdict == "denied", "a later attempt has the task"
+        site.second.fail(begun, "w2")
+        site.second.scheduler.prune()
+    if how == "begins":
+        site.second.restart(pickle=False)
+        submit(site.second, {"T": cost}, "w2")
+        assert forecast(site.second) == "$2.00"
+    again = site.second.claim(str(site.second.work("w2")), "w2", cost=usd)
+    assert (again.run_id, site.second.call(again, 2, "cus_T").verdict) == ("r", "replayed")
+
+
+def test_a_task_that_luigi_knows_is_followed_though_its_workers_are_gone(make: Callable[..., Site]) -> None:
+    site = make(3, "warn")
+    submit(site.second, {"T": "2"}, "w2")
+    site.second.scheduler._state.inactivate_workers(["w2"])
+    submit(site.first, {"T": "2", "U": "2"})
+    attempt, answer = reserved(site.first, str(site.first.work()), 2)
+    site.refresh()
+    site.first.fail(attempt)
+    site.first.do(
+        site.first.service.end(attempt.key, EndRequest("void", answer.call_id, answer.ask, status=402))
+    )
+    site.first.scheduler._state.inactivate_tasks(["T"])
+    pay(site.first)
+    site.refresh()
+    # What it has asked for may have been paid: an assistant looks, once.
+    again = site.second.claim(str(site.second.work("w3", assistant=True)), "w3", cost=2)
+    assert (again.run_id, site.second.call(again, 2, "cus_T").reason) == ("r", "cap")
+    site.second.finish(again, "blocked")
+    site.second.scheduler.add_task(task_id="T", worker="w3", spendguard_blocked={"reason": "cap"})
+    assert site.second.work("w3", assistant=True) is None
+    assert site.second.gate.verdict("T") is Verdict.CAP
+
+
+@pytest.mark.parametrize("how", ["known", "forgotten", "begun"])
+def test_a_cost_that_has_been_raised_is_forecast_and_needed(make: Callable[..., Site], how: str) -> None:
+    site = make(4)
+    submit(site.first, {"T": "2"})
+    attempt = site.first.claim(str(site.first.work()), cost=2)
+    site.first.call(attempt, 2)
+    site.first.fail(attempt)
+    if how == "begun":
+        site.first.restart(pickle=False)
+    elif how == "forgotten":
+        site.first.scheduler._state.inactivate_tasks(["T"])
+    submit(site.first, {"T": "5"})
+    assert forecast(site.first) == "$5.00"
+    assert site.first.gate.verdict("T", "w") is Verdict.FORECAST
 
 
 def test_what_another_luigid_runs_is_set_aside_until_it_has_ended(site: Site) -> None:
@@ -269,7 +405,7 @@ class History:
 
     def compare(self) -> None:
         fresh, second = self.site.start(), self.site.second
-        left = {task_id: cost for task_id, cost in self.costs.items() if task_id not in self.complete}
+        left = self.costs  # What is complete is to be repeated, for its output is at the other host.
         for luigid in (fresh, second):
             luigid.run()
             submit(luigid, left, "w2")
