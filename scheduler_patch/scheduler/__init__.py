@@ -368,14 +368,12 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         """Prune as Luigi does, but keep what is blocked, and what waits for it, until it is topped up."""
         if self.gate.state.tasks:
             limit = time.time() - KEEP_BLOCKED_S
-            pending = self._state.get_active_tasks_by_status(PENDING)
+            pending = list(self._state.get_active_tasks_by_status(PENDING))
             going = [task for task in pending if task.remove is not None and task.updated >= limit]
             verdicts = self._scan(None) if going else {}
-            table = _seed(blocked(verdicts))
+            kept = _with_those_behind(blocked(verdicts), pending) if going else set()
             for task in going:
-                self._upstream_status(task.id, table)
-                is_final = verdicts.get(task.id, READY).is_final
-                if table.get(task.id) == luigi.scheduler.UPSTREAM_DISABLED and not is_final:
+                if task.id in kept and not verdicts.get(task.id, READY).is_final:
                     task.remove = None
         super()._prune_tasks()
 
@@ -429,6 +427,20 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
 def _seed(blocked_tasks: Iterable[str]) -> dict[str, str]:
     """Return an upstream status table in which what is blocked is disabled; never empty."""
     return {"": "", **dict.fromkeys(blocked_tasks, luigi.scheduler.UPSTREAM_DISABLED)}
+
+
+def _with_those_behind(tasks: Iterable[str], pending: Iterable[Any]) -> set[str]:
+    """Return tasks with the pending ones that wait for one of them, directly or not."""
+    above: dict[str, list[str]] = {}
+    for task in pending:
+        for dep in task.deps:
+            above.setdefault(dep, []).append(task.id)
+    found, stack = set(tasks), list(tasks)
+    while stack:
+        more = [each for each in above.get(stack.pop(), ()) if each not in found]
+        found.update(more)
+        stack += more
+    return found
 
 
 def adopt(scheduler: Any) -> BudgetScheduler:

@@ -448,6 +448,30 @@ def test_what_is_blocked_is_not_pruned_for_a_week(
     assert scheduler.gate.state.tasks == {}
 
 
+def test_what_waits_for_a_plain_task_that_luigi_has_disabled_is_pruned_as_by_stock_luigi(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1_700_000_000.0]
+    monkeypatch.setattr("luigi.scheduler.time.time", lambda: now[0])
+    left = []
+    for kind in (luigi.scheduler.Scheduler, BudgetScheduler):
+        scheduler: Any = kind(remove_delay=600, worker_disconnect_delay=60, retry_count=1)
+        if kind is BudgetScheduler:
+            vendor(scheduler)
+        for worker in ("w1", "w2"):
+            scheduler.add_task(task_id="disabled", worker=worker, family="P")
+        scheduler.add_task(task_id="after", worker="w1", family="P", deps=["disabled"])
+        scheduler.get_work(worker="w1", host="h")
+        scheduler.add_task(task_id="disabled", worker="w1", status="FAILED", expl='""')
+        for _ in range(30):
+            now[0] += 50
+            for worker in ("w2", "w"):
+                scheduler.ping(worker=worker)
+            scheduler.prune()
+        left.append([task_id for task_id in scheduler._state._tasks if task_id != "v"])
+    assert left == [["disabled"], ["disabled"]]
+
+
 def test_a_scheduler_can_be_sent_to_a_child_as_luigis_own() -> None:
     """Luigi puts it on the queue of a running task's messages, and spawned workers are sent it."""
     scheduler = BudgetScheduler()
