@@ -230,6 +230,7 @@ class Changes:
         ended: the attempts that have ended, or of which it is known now that they have completed.
         claims: of each task that has not completed since, the latest claim, oldest first; where its end was
             not heard the task may be running. Of what has changed: whose calls, or whose end, it is about.
+        batches: batches that have been attempted and must come back with the same members, newest last.
 
     """
 
@@ -239,6 +240,7 @@ class Changes:
     paid: list[str] = field(default_factory=list)
     ended: list[Row] = field(default_factory=list)
     claims: list[Row] = field(default_factory=list)
+    batches: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -246,12 +248,10 @@ class Start(Changes):
     """What a gate that knows nothing starts from.
 
     Attributes:
-        batches: batches that have been attempted and must come back with the same members, newest last.
         complete: of each run that goes on the tasks that have completed in it.
 
     """
 
-    batches: list[list[str]] = field(default_factory=list)
     complete: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -294,6 +294,7 @@ def changes(tx: Tx, since: int) -> Changes:
         have_paid(tx, [row["call_id"] for row in reserved]),
         ended,
         tx.all(_CLAIMS_CONCERNED, since),
+        _members(tx.all(_BATCHES_CONCERNED, since)),
     )
 
 
@@ -315,11 +316,26 @@ _CLAIMS = (
     " member.task_id = claim.task_id AND batch.rowid > claim.rowid AND batch.outcome = 'completed')))"
     " ORDER BY claim.rowid"
 )
-_CLAIMS_CONCERNED = f"{_FRESH} " + _CLAIMS.format(
-    "WHERE task_id IN (SELECT task_id FROM claim WHERE id IN"
-    " (SELECT call.claim_id FROM fresh JOIN call ON call.id = fresh.call_id"
-    " UNION SELECT note FROM fresh WHERE kind = 'finish'))"
+_CONCERNED = (
+    "(SELECT call.claim_id FROM fresh JOIN call ON call.id = fresh.call_id"
+    " UNION SELECT note FROM fresh WHERE kind = 'finish')"
 )
+_CLAIMS_CONCERNED = f"{_FRESH} " + _CLAIMS.format(
+    f"WHERE task_id IN (SELECT task_id FROM claim WHERE id IN {_CONCERNED})"
+)
+#: The members of batches that have paid and of which none has completed since; which claims may follow.
+_BATCHES = (
+    "SELECT members FROM claim WHERE members <> '[]' {} AND EXISTS (SELECT 1 FROM call WHERE"
+    f" call.claim_id = claim.id AND call.state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
+    " AND asked_micros > 0)"
+    " AND NOT EXISTS (SELECT 1 FROM member JOIN task ON task.task_id = member.task_id"
+    " WHERE member.claim_id = claim.id AND task.completions > member.epoch) ORDER BY claimed_at"
+)
+_BATCHES_CONCERNED = f"{_FRESH} " + _BATCHES.format(f"AND id IN {_CONCERNED}")
+
+
+def _members(batches: list[Row]) -> list[list[str]]:
+    return [json.loads(row["members"]) for row in batches]
 
 
 def start(tx: Tx, caps: Caps, known: Collection[str] = ()) -> Start:
@@ -329,13 +345,6 @@ def start(tx: Tx, caps: Caps, known: Collection[str] = ()) -> Start:
     """
     tx.take_time(MINUTE_S)
     follow(tx, caps)
-    batches = tx.all(
-        "SELECT members FROM claim WHERE members <> '[]' AND EXISTS (SELECT 1 FROM call WHERE"
-        f" call.claim_id = claim.id AND call.state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
-        " AND asked_micros > 0)"
-        " AND NOT EXISTS (SELECT 1 FROM member JOIN task ON task.task_id = member.task_id"
-        " WHERE member.claim_id = claim.id AND task.completions > member.epoch) ORDER BY claimed_at"
-    )
     return Start(
         last_entry(tx),
         _all_runs(tx, json.dumps(sorted(known))),
@@ -343,7 +352,7 @@ def start(tx: Tx, caps: Caps, known: Collection[str] = ()) -> Start:
         have_paid(tx),
         [],
         tx.all(_CLAIMS.format("")),
-        [json.loads(row["members"]) for row in batches],
+        _members(tx.all(_BATCHES.format(""))),
         _complete(tx, json.dumps(sorted(known))),
     )
 

@@ -170,6 +170,8 @@ def feed_changes(state: DispatchState, changes: Changes) -> None:
         for run_id, tasks in changes.complete.items():
             state.completed(tasks, run_id)
     feed_day(state, changes.day, changes.seen, is_today=True)
+    for members in changes.batches:
+        state.attempt(members)
     for row in changes.ended:
         _end(state, row)
     for row in changes.claims:
@@ -208,8 +210,6 @@ def _tasks_of(row: Row) -> tuple[str, ...]:
 
 def begin(state: DispatchState, start: Start) -> None:
     """Rebuild everything from the ledger."""
-    for members in start.batches:
-        state.attempt(members)
     feed_changes(state, start)
     told = {figures.run["run_id"] for figures in start.runs}
     for run in [each for each in state.runs.values() if each.is_over and each.run_id not in told]:

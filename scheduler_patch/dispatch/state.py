@@ -561,6 +561,8 @@ class DispatchState:
                     self.recount(task, 0)
                 if seq is None or task.heard[0] <= seq:
                     self._begin_anew(task)
+                if task_id not in self.tasks:  # Who has it still to run here repeats it with its batch.
+                    task.batch = ()
                 self._forget_blank(task_id)
         if run is not None:
             self.moved(run)

@@ -17,7 +17,7 @@ from scheduler_patch.dispatch.model import Forecast
 from scheduler_patch.dispatch.reasons import Reasons
 from scheduler_patch.scheduler import runs
 from scheduler_patch.service import operators
-from tests.support.luigids import USD, Luigid
+from tests.support.luigids import USD, Attempt, Luigid
 
 
 class Site:
@@ -263,6 +263,36 @@ def test_a_task_that_luigi_knows_is_followed_though_its_workers_are_gone(make: C
     site.second.scheduler.add_task(task_id="T", worker="w3", spendguard_blocked={"reason": "cap"})
     assert site.second.work("w3", assistant=True) is None
     assert site.second.gate.verdict("T") is Verdict.CAP
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["followed", "begun"])
+def test_a_batch_that_has_paid_elsewhere_comes_back_with_its_members(site: Site, begun: bool) -> None:
+    def submit_all(luigid: Luigid, worker: str, *tasks: str) -> None:
+        luigid.scheduler.add_task_batcher(worker, "V", ["n"], 10)
+        for task_id in tasks:
+            luigid.add(task_id, "r", worker, "1", batchable=True, params={"n": task_id})
+        luigid.scheduler.add_worker(worker, [("first_task", tasks[0])])
+
+    def attempt(luigid: Luigid, worker: str) -> Attempt:
+        reply = luigid.scheduler.get_work(worker=worker, host="h")
+        more = {"batch_id": reply["batch_id"], "family": "V", "params": {}}
+        together = "-".join(reply["batch_task_ids"])
+        luigid.scheduler.add_task(task_id=together, worker=worker, status="RUNNING", **more)
+        return luigid.claim(together, worker, cost=3)
+
+    members = ("a", "b", "c")
+    submit_all(site.second, "w2", "new", *members)
+    submit_all(site.first, "w", *members)
+    paying = attempt(site.first, "w")
+    assert site.first.call(paying, 3, "").verdict == "allowed"
+    site.first.finish(paying, "died")
+    site.refresh()
+    if begun:
+        site.second.restart(pickle=True)
+        submit_all(site.second, "w2", "new", *members)
+    assert site.second.work("w2") == "new"
+    again = attempt(site.second, "w2")
+    assert (again.task_id, site.second.call(again, 3, "").verdict) == ("a-b-c", "replayed")
 
 
 @pytest.mark.parametrize("how", ["known", "forgotten", "begun"])
