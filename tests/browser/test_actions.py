@@ -61,6 +61,19 @@ def test_revoke_asks_for_the_token_and_for_a_confirmation_and_is_seen(tab: Tab, 
     assert (site.run("night")["state"], site.stripe.moved()) == ("revoked", sent)
 
 
+def test_a_run_that_has_ended_is_revoked_like_any_other(tab: Tab, site: Site) -> None:
+    nightly(site, "", 1, 0, "5", by_task_id=True)
+    (run,) = site.call("GET", "/runs")[1]
+    assert run["state"] == "ended"
+    page = tab.go(f"#tab=budgets&run={run['run_id']}")
+    page.get_by_role("button", name="Top up…").wait_for()
+    page.get_by_role("button", name="Revoke…").click()
+    tab.say_token(site.token())
+    page.get_by_role("button", name="Revoke the run").click()
+    page.locator("h2 .spendguard-is-revoked").wait_for()
+    assert site.run(run["run_id"])["state"] == "revoked"
+
+
 def test_a_top_up_lets_a_waiting_worker_go_on(tab: Tab, site: Site) -> None:
     site.configure(spendguard={"on_blocked": "wait"})
     worker = site.worker(

@@ -61,7 +61,7 @@ function about(run, acted) {
   const button = (text, action, words, kind = "default") =>
     h("button", { type: "button", class: `btn btn-${kind} btn-sm`, "data-key": text,
       onclick: () => acted(() => action(run), words) }, text);
-  const over = run.state === "revoked" || run.state === "ended";
+  const over = run.state === "revoked"; // What was announced in one that has ended goes on.
   const facts = [
     ["Root task", h("a", { href: graph(run.root_task_id) }, run.root_task_id)], ["Label", run.label],
     ["Started", time(run.opened_at)], ["Ended", time(run.ended_at)], ["Cap", usd(run.cap_usd)],
@@ -92,7 +92,7 @@ function about(run, acted) {
 const INSIDE = { beyond_day: "beyond day" };
 
 function waiting(run, acted) {
-  const over = run.state === "revoked" || run.state === "ended";
+  const over = run.state === "revoked"; // What was announced in one that has ended goes on.
   const budgets = run.budgets.length > 0 && [
     h("h3", null, "Budgets inside the run"),
     table("Budgets inside the run", ["Budget", "Cap", "Spent", "Reserved", "Remaining", "Of the cap", ""],
