@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import urllib3
 
 from luigi_spendguard import backoff, config
-from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied
+from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied, SpendguardError
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
 from luigi_spendguard.http.lost_calls import asking, left_ends, note
@@ -195,9 +195,14 @@ class HttpLedgerClient(LedgerClient):
 
         def now() -> OpenRunRequest:
             waited_ms = int(1000 * (time.monotonic() - asked_at))
-            return replace(request, looked_ms=request.looked_ms + waited_ms)
+            return replace(request, looked_ms=request.looked_ms and request.looked_ms + waited_ms)
 
-        return self._ask(rpcs.OPEN_RUN, now)
+        try:
+            return self._ask(rpcs.OPEN_RUN, now)
+        except SpendguardError as error:
+            if not request.looked_ms or "unknown field 'looked_ms'" not in str(error):
+                raise
+            return self._ask(rpcs.OPEN_RUN, replace(request, looked_ms=0))  # As an older luigid takes it.
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
         claimed = self._ask(rpcs.CLAIM, request)

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied, denial
+from luigi_spendguard.errors import (
+    LedgerFailed,
+    LedgerUnavailable,
+    PluginError,
+    SpendDenied,
+    SpendguardError,
+    denial,
+)
 from luigi_spendguard.http import gathering, ledger_client
 from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
@@ -29,6 +36,7 @@ from luigi_spendguard.protocol.rpcs import (
     EndedReply,
     EndedRequest,
     FinishReply,
+    OpenRunRequest,
 )
 from luigi_spendguard.protocol.rpcs import FinishRequest as Finish
 
@@ -208,6 +216,24 @@ class Answers(Client):
             raise error
         ended = tuple(EndedCall(end.call_id, "settled", refused=self.refused) for end in request.ends)
         return EndedReply(ended) if rpc is rpcs.ENDED else FinishReply(True, ended)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_an_older_luigid_is_asked_for_a_run_without_what_it_does_not_know(marked: bool) -> None:
+    class Older(HttpLedgerClient):
+        def _ask(self, rpc: Any, request: Any, key: str | None = None, patience_s: float = 0) -> Any:
+            said = (request() if callable(request) else request).to_json()
+            if not set(said) <= {"name", "by_task_id", "root_family", "root_task_id"}:
+                unknown = next(name for name in ("budget_usd", "looked_ms") if name in said)
+                body = {"error": "bad_request", "message": f"unknown field {unknown!r}"}
+                return read_answer(rpc, "luigid", 400, json.dumps(body).encode(), marked)
+            return said
+
+    client, run = Older("http://127.0.0.1:1", "worker"), ("r", True, "Root", "Root_1")
+    opened: Any = client.open_run(OpenRunRequest(*run, looked_ms=5))
+    assert opened == OpenRunRequest(*run).to_json()
+    with pytest.raises(SpendguardError, match="unknown field 'budget_usd'"):
+        client.open_run(OpenRunRequest(*run, budget_usd="1", looked_ms=5))
 
 
 @pytest.fixture
