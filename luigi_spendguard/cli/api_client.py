@@ -190,6 +190,7 @@ class _Tries:
                 _pool: Any = None,
                 _stacktrace: Any = None,
             ) -> Policy:
+                """Take note of a try that was sent, perhaps, and count it."""
                 tries.may_be_sent = tries.may_be_sent or not _was_connecting(error)
                 return super().increment(method, url, response, error, _pool, _stacktrace)
 

@@ -47,7 +47,7 @@ from luigi_spendguard.protocol.rpcs import (
     OpenRunReply,
     OpenRunRequest,
 )
-from scheduler_patch.dispatch import Excess, feed
+from scheduler_patch.dispatch import Excess
 from scheduler_patch.dispatch.model import RunState, TaskState
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import root_named
@@ -234,13 +234,11 @@ class LedgerService(Books):
     async def _recall(self, run: RunState) -> None:
         """Let the gate hear of a run that it has forgotten, as it has ended; of one that never was, that."""
         try:
-            figures = await self.read(snapshot.of_known, run.run_id)
+            is_known = await self.recall(run.run_id)
         except LedgerUnavailable as error:
             logger.error("Tasks of run %s wait: %s", run.run_id, error)
             return
-        if figures is not None:
-            feed.feed(self.state, figures)
-        else:
+        if not is_known:
             self.state.wait_for(run)
 
     def _compared(self, run: RunState, excess: Excess | None) -> str:

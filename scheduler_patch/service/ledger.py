@@ -400,6 +400,13 @@ class Books:
             with contextlib.suppress(LedgerUnavailable):
                 await self.refresh()
 
+    async def recall(self, run_id: str) -> bool:
+        """Take over what the ledger says of a run; return whether it knows it. Raises LedgerUnavailable."""
+        figures = await self.read(snapshot.of_known, run_id)
+        if figures is not None:
+            feed.feed(self.state, figures)
+        return figures is not None
+
     async def refresh(self) -> None:
         """Take over what other processes have done to the ledger."""
         changes = await self.read(snapshot.changes, self.seen)

@@ -271,6 +271,7 @@ ASKED: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
     overview.costs: [(["Charge_open", "Charge_again"],)],
     overview.named: [(_RUNS,)],
     snapshot.of_run: [(one,) for one in _RUNS],
+    snapshot.of_known: [*((one,) for one in _RUNS), ("nobody's",)],
     snapshot.of_call: [("run", "nowhere")],
     snapshot.task_left: [("run", "Charge_open"), ("run", "nowhere")],
     snapshot.averages: [()],
