@@ -54,6 +54,12 @@ def _is_lost(text: list[str]) -> bool:
     return text[2] != str(os.getpid()) and is_gone(int(text[2]))
 
 
+def _forget_oldest(texts: dict[str, list[str]]) -> None:
+    """Forget the oldest that have failed, where they are too many."""
+    for key in [key for key, text in texts.items() if text[2] == _FAILED][:-_MOST_FAILED]:
+        del texts[key]
+
+
 class Unanswered(Sharing):
     """The calls of an attempt that a gateway was sent and has not answered: keys, oldest first, with marks.
 
@@ -107,9 +113,7 @@ class Unanswered(Sharing):
                     if not is_answered and _NAMEABLE.fullmatch(own):
                         # At once: killed in between, this process would leave no mark.
                         texts[own] = [*mark, left]
-                    failed = [key for key, text in texts.items() if text[2] == _FAILED]
-                    for key in failed[:-_MOST_FAILED]:
-                        del texts[key]
+                        _forget_oldest(texts)
 
     def _is_others(self, own: str) -> bool:
         """Return whether another process has a call under way that this one only passes on."""
@@ -163,8 +167,9 @@ class Unanswered(Sharing):
         """Remember a call if it is not answered in the block; None: the gateway knows it again without.
 
         The block raises SpendDenied or VendorUnreachable for one that was not made, as far as its answer
-        says. One that was made is forgotten, and so is the oldest equal one of those that the gateway was
-        `told` of (keys, blank between): it is that call, made again. Those that have failed are given up.
+        says. One that was made is forgotten. It may be one of the equal calls that the gateway was `told` of
+        (keys, blank between), made again: the oldest stands back from now on, as one that has failed. It is
+        named to equal calls all the same, for which of them it was the ledger knows alone.
         """
         try:
             with self._under_way(own, mark):
@@ -183,12 +188,14 @@ class Unanswered(Sharing):
             return
         named = set(told.split())
         with self._held() as texts:
-            for key in [key for key in named & texts.keys() if texts[key][2] == _FAILED]:
-                del texts[key]
-        with self._changing() as marks:
-            if marks.pop(own, None) is None and mark is not None:
-                equal = next((key for key, other in marks.items() if other == mark and key in named), "")
-                marks.pop(equal, None)
+            before = texts.pop(own, None)
+            if mark is None or (before is not None and _is_lost(before)):
+                return
+            equal = (key for key, text in texts.items() if key in named and text[:2] == [*mark])
+            if oldest := next((key for key in equal if _is_lost(texts[key])), ""):
+                del texts[oldest]
+                texts[oldest] = [*mark, _FAILED]
+                _forget_oldest(texts)
 
 
 @dataclass(frozen=True)
