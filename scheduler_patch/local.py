@@ -22,7 +22,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
 from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient, say_in_doubt
-from luigi_spendguard.http.lost_calls import asking, left_ends, note
+from luigi_spendguard.http.lost_calls import asking, left_ends, note, saying
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.http.spool import Kept, Spool
@@ -304,13 +304,17 @@ class LocalLedgerClient(LedgerClient):
         return answer
 
     def end(self, key: str, request: EndRequest) -> None:
+        if request.kind == "void":
+            self.under_way.give_up(request)
         self._tell_end(key, request)
-        self.under_way.end(request.call_id)
+        if request.kind != "void":
+            self.under_way.end(request.call_id)
 
     def _tell_end(self, key: str, end: EndRequest) -> None:
         what = f"the end of call {end.call_id}"
         kept = partial(Kept.ended, key, (end,))
-        self._outbox.tell(what, lambda: self._do(lambda service: service.end(key, end)), kept)
+        say = saying((end,), self.under_way, lambda: self._do(lambda service: service.end(key, end)))
+        self._outbox.tell(what, say, kept)
 
     @contextmanager
     def gathering(self, words: LastWords | None = None) -> Iterator[None]:

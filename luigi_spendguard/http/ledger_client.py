@@ -16,7 +16,7 @@ from luigi_spendguard import backoff, config
 from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied, SpendguardError
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
-from luigi_spendguard.http.lost_calls import asking, left_ends, note
+from luigi_spendguard.http.lost_calls import asking, heard, left_ends, note, saying
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox, is_for_good
 from luigi_spendguard.http.rpc_answers import read_answer
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
@@ -316,6 +316,7 @@ class HttpLedgerClient(LedgerClient):
             self._outbox.forget(told)
             raise
         self._outbox.forget(told)
+        heard(_messages(ends), self.under_way)
         _warn_of_each(reply.ends)
         if reply.answer is None:
             raise LedgerUnavailable(f"the scheduler at {self.url} has left a request unanswered: {UPGRADE}")
@@ -323,6 +324,8 @@ class HttpLedgerClient(LedgerClient):
 
     def end(self, key: str, request: EndRequest) -> None:
         gathered = False
+        if request.kind == "void":
+            self.under_way.give_up(request)
         try:
             gathered = self._gathering.put(KeptEnd(key, request))
         except Exception:  # That of a signal's handler.
@@ -332,7 +335,8 @@ class HttpLedgerClient(LedgerClient):
                 self._tell_end(key, request)
             elif not request.is_made:
                 self._gathering.say_all()
-            self.under_way.end(request.call_id)
+            if request.kind != "void":
+                self.under_way.end(request.call_id)
 
     @contextmanager
     def gathering(self, words: LastWords | None = None) -> Iterator[None]:
@@ -370,14 +374,19 @@ class HttpLedgerClient(LedgerClient):
         what = f"{rpcs.ATTEMPT.name} of {', '.join(end.call_id for _, end in ends)}"
         return (
             what,
-            lambda: _warn_of_each(self._ask(rpcs.ATTEMPT, request, key).ends),
+            saying(
+                request.ends,
+                self.under_way,
+                lambda: _warn_of_each(self._ask(rpcs.ATTEMPT, request, key).ends),
+            ),
             lambda: Kept.ended(key, request.ends),
         )
 
     def _tell_end(self, key: str, end: EndRequest) -> None:
         rpc = rpcs.ENDS[end.kind]
         what = f"{rpc.name} of {end.call_id}"
-        self._outbox.tell(what, lambda: _warn(self._ask(rpc, end, key)), lambda: Kept.ended(key, (end,)))
+        say = saying((end,), self.under_way, lambda: _warn(self._ask(rpc, end, key)))
+        self._outbox.tell(what, say, lambda: Kept.ended(key, (end,)))
 
     def hand_over(self) -> None:
         self._gathering.hand_over()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from luigi_spendguard.errors import denial
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendguardError, denial
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_LOST, EndRequest, ReserveReply, ReserveRequest
 
@@ -61,3 +61,28 @@ def note(request: ReserveRequest, answer: ReserveReply, under_way: CallsUnderWay
         under_way.begin(answer.call_id, answer.ask)
     elif answer.is_read:
         under_way.reads(answer.call_id)
+
+
+def heard(ends: Iterable[EndRequest], under_way: CallsUnderWay) -> None:
+    """Take note that the ledger has heard of calls that were given up."""
+    for end in ends:
+        if end.kind == "void":
+            under_way.end(end.call_id)
+
+
+def saying(
+    ends: Iterable[EndRequest], under_way: CallsUnderWay, say: Callable[[], object]
+) -> Callable[[], None]:
+    """Return what says ends, now or later, and takes note of those that were given up."""
+
+    def said() -> None:
+        try:
+            say()
+        except (LedgerUnavailable, PluginError):
+            raise
+        except SpendguardError:  # Refused, for good.
+            heard(ends, under_way)
+            raise
+        heard(ends, under_way)
+
+    return said

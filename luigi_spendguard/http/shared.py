@@ -23,6 +23,7 @@ from typing import IO, Any, NamedTuple
 
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.process_state import at_fork
+from luigi_spendguard.protocol import EndRequest
 
 #: Bytes of each of two halves: one is written while the other is in force. A length begins each.
 _HALF, _LENGTH = 1 << 17, 8
@@ -244,6 +245,10 @@ class Sharing:
             yield texts
 
 
+#: What stands behind a call that its process has given up, and has not said so yet.
+_GIVEN_UP = "given up"
+
+
 class LeftCall(NamedTuple):
     """A call that a process which is gone has left; `asked_by`: its sender, where it heard no answer."""
 
@@ -320,6 +325,15 @@ class CallsUnderWay(Sharing):
         with self._held() as texts:
             texts[call_id] = [str(ask), str(os.getpid()), ""]
 
+    def give_up(self, end: EndRequest) -> None:
+        """Take note that a call was not made: its task hears so, and may make it elsewhere, before the ledger
+        does. `end`, once that is said.
+        """
+        self._read.discard(end.call_id)
+        with self._held() as texts:
+            if end.call_id in texts:
+                texts[end.call_id] = [str(end.ask), str(os.getpid()), end.sender_id, _GIVEN_UP]
+
     def end(self, call_id: str) -> None:
         """Take note that a call has ended."""
         self._read.discard(call_id)
@@ -336,7 +350,7 @@ class CallsUnderWay(Sharing):
         with self._held() as texts:
             left = [
                 LeftCall(call_id, int(ask), asked_by)
-                for call_id, (ask, pid, asked_by) in texts.items()
+                for call_id, (ask, pid, asked_by, *_) in texts.items()
                 if pid and is_gone(int(pid))
             ]
             for one in left:
@@ -349,4 +363,9 @@ class CallsUnderWay(Sharing):
     def lost(self) -> list[str]:
         """Return the calls that are lost: an equal call is one of them, made again."""
         with self._held() as texts:
-            return [call_id for call_id, (_, pid, _) in texts.items() if not pid]
+            here = str(os.getpid())
+            return [
+                call_id
+                for call_id, (_, pid, _, *given_up) in texts.items()
+                if not pid or (given_up and pid != here)  # Behind its own ends a process waits by itself.
+            ]

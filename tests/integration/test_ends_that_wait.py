@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from luigi_spendguard import SpendDenied, backoff, proxy, spend_proxy
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http import ledger_client
 from luigi_spendguard.http.outbox import Outbox
+from luigi_spendguard.http.rpc_connections import RpcConnections
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.ledger.database import LOCK_SECONDS
 from luigi_spendguard.proxy import attempts
@@ -268,6 +269,42 @@ def test_a_call_whose_process_was_killed_before_it_heard_the_answer(
             assert charge("cus_1").status == "succeeded", "another one"
         assert site.stripe.moved() == 200
         assert {call["state"] for call in site.calls("nightly")} <= {"settled", "voided", None}
+
+
+def ask_in_vain(told: Any) -> None:
+    """Be the one process that luigid does not answer, and is not reached by after that; and live on."""
+    post, sent = RpcConnections.post, []
+
+    def losing(*args: Any) -> Any:
+        if not sent:
+            sent.append(post(*args))
+        raise ConnectionResetError("lost")
+
+    RpcConnections.post, ledger_client.GIVE_UP_S = losing, 0.3
+    with suppress(SpendDenied):
+        charge("cus_1")
+    told.send(len(sent))
+    signal.pause()
+
+
+def test_a_call_that_a_process_was_denied_which_cannot_say_so(tmp_path: Path) -> None:
+    """Its task makes it itself: that was replayed to it, and holds no place among equal calls."""
+    with Site(tmp_path) as site:
+        pretender = Pretender(site, "nightly")
+        with pretender.attempt() as attempt, attempt.client.gathering():
+            charge("cus_1")
+        with pretender.attempt() as attempt, attempt.client.gathering():
+            told, telling = multiprocessing.Pipe()
+            child = multiprocessing.get_context("fork").Process(target=ask_in_vain, args=(telling,))
+            child.start()
+            assert told.poll(30)
+            assert told.recv() == 1
+            assert charge("cus_1").status == "succeeded"
+            assert site.stripe.moved() == 100
+            assert charge("cus_1").status == "succeeded", "another one"
+            child.kill()
+            child.join()
+        assert site.stripe.moved() == 200
 
 
 @pytest.mark.parametrize("gateway", [False, True], ids=["worker", "gateway"])

@@ -30,7 +30,7 @@ from luigi_spendguard.guard import Guard
 from luigi_spendguard.guard.denials import DENIAL, error_of, refusal
 from luigi_spendguard.guard.effects import Call, Effect, Finish, Life, NotSent, Reserve, Send, advance
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
-from luigi_spendguard.http.lost_calls import asking, left_ends, note
+from luigi_spendguard.http.lost_calls import asking, heard, left_ends, note
 from luigi_spendguard.http.relay import ClientCall, UnderWay
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.protocol import OWN_KEY, EndRequest, ReserveReply, ReserveRequest, process_of
@@ -98,13 +98,20 @@ class Client:
         def say() -> Awaitable[Any]:
             return self.world.ask(self.process, self.luigid, method, *args)
 
+        ends = args[1:] if method == "end" else args[1].ends if method == "attempt" else ()
         try:
-            return await patiently(self.world, say, backoff.growing(*backoff.SOON), GIVE_UP_S)
+            answer = await patiently(self.world, say, backoff.growing(*backoff.SOON), GIVE_UP_S)
+            heard(ends, self.under_way)
+            return answer
         except OSError as error:
             raise LedgerUnavailable(f"luigid is away: {error!r}") from None
-        except (SpendDenied, LedgerUnavailable):
+        except LedgerUnavailable:
+            raise
+        except SpendDenied:
+            heard(ends, self.under_way)
             raise
         except SpendguardError as error:
+            heard(ends, self.under_way)
             raise denial("scope", f"luigid refused {method}: {error}") from None
 
     async def tell(self, *message: Any) -> None:
@@ -169,6 +176,8 @@ class Client:
             self._said(ends)
 
     async def end(self, end: EndRequest) -> None:
+        if end.kind == "void":
+            self.under_way.give_up(end)
         if self.shared:
             await self.tell("end", self.key, end)
         else:
@@ -177,7 +186,8 @@ class Client:
                 self.process.background(self._say_soon())
             else:
                 await self._say()
-        self.under_way.end(end.call_id)
+        if end.kind != "void":
+            self.under_way.end(end.call_id)
 
     async def forward(self, vendor: str, request: Request, call: Call) -> Reply:
         """Let the gateway make a call, as `proxy/gateway_client.py` does. Raises what guarding would."""

@@ -15,6 +15,7 @@ import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable, denial
 from luigi_spendguard.http.shared import CallsUnderWay, SharedTexts
+from luigi_spendguard.protocol import EndRequest
 
 
 def forked(under_way: CallsUnderWay, *calls: str, ended: str = "") -> int:
@@ -80,6 +81,30 @@ def test_what_a_killed_process_has_heard_no_answer_to_is_left_as_that_and_not_lo
             assert under_way.lost() == []
         with under_way._held() as texts:
             assert texts == {}
+
+
+def test_what_another_process_has_given_up_is_lost_until_that_is_said() -> None:
+    under_way = CallsUnderWay()
+    with under_way.attempt():
+        under_way.begin("own", 1)
+        under_way.give_up(EndRequest("void", "own", 1))
+        under_way.give_up(EndRequest("void", "unknown", 1))
+        assert under_way.lost() == [], "a process waits for its own ends"
+        here, there = os.pipe()
+        pid = os.fork()
+        if not pid:
+            for call_id in ("theirs", "said"):
+                under_way.begin(call_id, 1)
+                under_way.give_up(EndRequest("void", call_id, 1, sender="other"))
+            under_way.end("said")
+            os.write(there, b".")
+            signal.pause()
+        assert os.read(here, 1) == b"."
+        assert (under_way.lost(), under_way.left()) == (["theirs"], [])
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert under_way.left() == [("theirs", 1, "other")]
+        assert under_way.lost() == []
 
 
 @pytest.mark.parametrize(("error", "stays"), [(denial("cap", ""), False), (LedgerUnavailable(""), True)])
