@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from luigi_spendguard.cli import lists
+from luigi_spendguard.protocol import ANSWERED
 from tests.support.asking import ASK, Case, send
 from tests.support.commands import run_here
 from tests.support.processes import environment
@@ -74,6 +75,7 @@ def answering(answer: Callable[[str], tuple[int, Any]]) -> Iterator[str]:
         def do_GET(self) -> None:
             status, body = answer(self.path)
             self.send_response(status)
+            self.send_header(ANSWERED, "1")
             self.end_headers()
             self.wfile.write(json.dumps(body).encode())
 
