@@ -265,7 +265,8 @@ class Site:
                 if not act["hasty"]:
                     continue
                 self.misjudged.add(whom)
-            known = {one["object_id"] for one in self.tx().all("SELECT object_id FROM call")}
+            others = self.tx().all("SELECT object_id FROM call WHERE id <> ?", row["id"])
+            known = {one["object_id"] for one in others}
             made = [one for one in self.vendors.moved if one.whom == whom and one.object_id not in known]
             said: dict[str, Any] = {"not_sent": True}
             if made:
