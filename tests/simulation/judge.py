@@ -60,7 +60,7 @@ class Judge:
         self.intended = Counter[str](payment["whom"] for one in paying for payment in one["payments"])
         #: How often each has paid; what vendors have moved for a run, as far as it was quoted.
         self._paid, self._moved = Counter[str](), Counter[str]()
-        self._voided: dict[str, int] = {}
+        self._voided: dict[tuple[str, str], int] = {}
         #: Who was granted which call, under which number.
         self._granted: dict[tuple[str, int], str] = {}
         faults = {fault["fault"] for fault in site.plan["faults"]}
@@ -78,7 +78,7 @@ class Judge:
             known = self.site.look("SELECT 1 FROM call WHERE id = ?", ask.call_id)
             check(known, "P8", f"call {ask.call_id} is denied, and in no row")
         if answer.verdict == "allowed" and answer.call_id == ask.call_id:
-            late = answer.ask <= self._voided.get(ask.call_id, 0)
+            late = answer.ask <= self._voided.get((ask.call_id, ask.sender_id), 0)
             check(not late, "P3", f"call {ask.call_id} is granted, ask {answer.ask}, after its own void")
         if answer.verdict == "allowed":
             sender = self._granted.setdefault((answer.call_id, answer.ask), ask.sender_id)
@@ -88,7 +88,8 @@ class Judge:
     def ended(self, end: EndRequest) -> None:
         """What was moved and said is settled, whatever became of its run."""
         if end.kind == "void":
-            self._voided[end.call_id] = max(end.ask, self._voided.get(end.call_id, 0))
+            by = (end.call_id, end.sender_id)
+            self._voided[by] = max(end.ask, self._voided.get(by, 0))
         if end.kind == "settle" and end.is_made:
             state = self.site.look("SELECT state FROM call WHERE id = ?", end.call_id)
             check(state == "settled", "P3", f"call {end.call_id} was settled, and is {state}")
