@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendguardError, denial
+from luigi_spendguard.errors import SpendguardError, denial
+from luigi_spendguard.http.outbox import LATER
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_LOST, EndRequest, ReserveReply, ReserveRequest
 
@@ -78,7 +79,7 @@ def saying(
     def said() -> None:
         try:
             say()
-        except (LedgerUnavailable, PluginError):
+        except LATER:
             raise
         except SpendguardError:  # Refused, for good.
             heard(ends, under_way)

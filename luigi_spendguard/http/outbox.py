@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 #: Seconds for which what could not be delivered is tried again when a process ends.
 FLUSH_S = 30.0
 #: The ledger cannot be reached, or not by that way: it may be later.
-_LATER = (LedgerUnavailable, PluginError)
+LATER = (LedgerUnavailable, PluginError)
 
 #: What luigid answers (HTTP status) to what it will never take: the rest may be mended.
 _FOR_GOOD = frozenset({400, 404, 409, 413})
@@ -118,7 +118,7 @@ class Outbox:
                 say()
                 self.forget(told)
                 return
-            except _LATER as error:
+            except LATER as error:
                 self._why, self._is_away = str(error), True
                 logger.error("%s is not delivered yet and will be tried again: %s", what, error)
             except SpendguardError as error:
@@ -288,7 +288,7 @@ class Outbox:
                 try:
                     refused = _said(first)
                     break
-                except _LATER as error:
+                except LATER as error:
                     self._why, self._is_away = str(error), True
                     self._begin_to_keep()
                     self._wait(wait_s)
@@ -333,7 +333,7 @@ def _said(told: Undelivered) -> SpendguardError | None:
     """Say it once; return why it was refused: it would be again. Raises LedgerUnavailable, PluginError."""
     try:
         told.say()
-    except _LATER:
+    except LATER:
         raise
     except SpendguardError as error:
         _log_refusal(told.what, error)

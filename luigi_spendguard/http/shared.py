@@ -320,6 +320,11 @@ class CallsUnderWay(Sharing):
         """
         self._read.add(call_id)
 
+    def has_read(self, call_id: str) -> None:
+        """Take note that the task has that answer; nothing of a call that was given up instead."""
+        if call_id in self._read:
+            self.end(call_id)
+
     def begin(self, call_id: str, ask: int) -> None:
         """Take note that this process was granted a call."""
         with self._held() as texts:

@@ -43,7 +43,7 @@ def drive(life: Life, attempt: Attempt, send: Callable[[Send], Reply]) -> Reply:
                 effect = advance(life, value, error)
                 if isinstance(effect, Reply):
                     if read:
-                        attempt.client.under_way.end(read)
+                        attempt.client.under_way.has_read(read)
                     return effect
                 value, error = None, None
                 if isinstance(effect, Reserve):

@@ -142,7 +142,7 @@ class Attempt:
                         reply = await self.client.forward(vendor, request, call)
                     else:
                         reply = await driven(guard.guarded(request, call), act)
-                        self.client.under_way.end(call.call_id)
+                        self.client.under_way.has_read(call.call_id)
                     if reply.status < 300:
                         is_made()
                         return

@@ -83,6 +83,19 @@ def test_what_a_killed_process_has_heard_no_answer_to_is_left_as_that_and_not_lo
             assert texts == {}
 
 
+def test_what_is_read_stays_until_its_task_has_it_or_that_it_has_not_was_said() -> None:
+    """Given up as the vendor did not answer, it stays, though its caller gets an answer (429)."""
+    under_way = CallsUnderWay()
+    for call_id in ("had", "given up"):
+        with under_way.asking(call_id, 1, "own"):
+            under_way.reads(call_id)
+    under_way.give_up(EndRequest("void", "given up", 1))
+    for call_id in ("had", "given up", "never read"):
+        under_way.has_read(call_id)
+    with under_way._held() as texts:
+        assert list(texts) == ["given up"]
+
+
 def test_what_another_process_has_given_up_is_lost_until_that_is_said() -> None:
     under_way = CallsUnderWay()
     with under_way.attempt():
