@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +53,16 @@ class Running:
         return Ended(self.popen.returncode, wall, usage.ru_utime + usage.ru_stime, output)
 
     def stop(self) -> None:
-        """End it, if it has not ended."""
+        """End it, if it has not ended, and what it has forked."""
         if self.popen.poll() is None:
             self.popen.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self.popen.wait(10)
-            except subprocess.TimeoutExpired:
-                self.popen.kill()
-                self.popen.wait()
+        with suppress(ProcessLookupError):
+            while True:
+                os.killpg(self.popen.pid, signal.SIGKILL)
+                self.popen.poll()
+                time.sleep(0.01)
 
 
 def cpu_s(pid: int) -> float:

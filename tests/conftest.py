@@ -135,6 +135,12 @@ def databases(engine: str) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test leaves to the next worker of this host is found by none of another test's."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 @pytest.fixture
 def repeats(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--repeats"))

@@ -167,18 +167,17 @@ class Holding(Passing):
             assert not self._holds, "no whole request has come"
 
     def forth(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:
-        if self._passes or not self._holds:
-            super().forth(there, connection, data)
-        if not self._holds:
-            return
-        self._held += data
-        head, _, body = self._held.partition(b"\r\n\r\n")
-        [length] = re.findall(rb"(?i)\r\ncontent-length: (\d+)", head) or [b"-1"]
-        if len(body) == int(length):
-            self._holds = False
+        if self._holds:
+            self._held += data
+            head, _, body = self._held.partition(b"\r\n\r\n")
+            [length] = re.findall(rb"(?i)\r\ncontent-length: (\d+)", head) or [b"-1"]
+            self._holds = len(body) != int(length)  # Before it passes: its answer may end the block.
             if not self._passes:
-                reset(connection)
-                raise OSError("kept")
+                if not self._holds:
+                    reset(connection)
+                    raise OSError("kept")
+                return
+        super().forth(there, connection, data)
 
     def deliver(self, port: int) -> int:
         """Let what was kept arrive at a port; return the status of its answer."""
