@@ -63,7 +63,8 @@ class RunRequest:
 def open_run(tx: Tx, request: RunRequest) -> Row:
     """Return the current run of that name, opened now if there is none or the last one has ended.
 
-    An existing run keeps its cap whatever is asked. The row has the budget's totals.
+    An existing run keeps its cap whatever is asked, and begins earlier if this worker has begun to look
+    before it, or says so again of what has arrived late. The row has the budget's totals.
     """
     last = tx.one("SELECT * FROM run WHERE name = ? ORDER BY seq DESC LIMIT 1", request.name)
     if last is None or has_ended(tx, last):
@@ -86,15 +87,19 @@ def open_run(tx: Tx, request: RunRequest) -> Row:
             request.note,
         )
         open_budget(tx, "run", run_id, "", request.cap)
-        tx.run(_BEGIN, request.looked_ms, run_id)
-        return run_row(tx, run_id)
-    return run_row(tx, last["run_id"])
+        first = tx.value("SELECT min(id) FROM journal WHERE run_id = ?", run_id)
+        tx.run("UPDATE run SET begun = ? WHERE run_id = ?", first, run_id)
+    else:
+        run_id = last["run_id"]
+    tx.run(_BEGIN, request.looked_ms, run_id)
+    return run_row(tx, run_id)
 
 
-#: A run (?2) begins behind what was there ?1 ms ago, and before its own first entry at the latest.
+#: A run (?2) begins behind what was there ?1 ms ago, and never later than it did.
 _BEGIN = f"""
-    UPDATE run SET begun = min((SELECT min(id) FROM journal WHERE run_id = ?2), coalesce(
-        (SELECT id + 1 FROM journal WHERE at <= {NOW} - ?1 ORDER BY id DESC LIMIT 1), 0)) WHERE run_id = ?2
+    UPDATE run SET begun = coalesce((
+        SELECT id + 1 FROM journal WHERE id < run.begun AND at <= {NOW} - ?1 ORDER BY id DESC LIMIT 1
+    ), 0) WHERE run_id = ?2 AND ?1 > 0
 """
 
 

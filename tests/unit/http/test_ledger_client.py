@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -234,6 +235,23 @@ def test_an_older_luigid_is_asked_for_a_run_without_what_it_does_not_know(marked
     assert opened == OpenRunRequest(*run).to_json()
     with pytest.raises(SpendguardError, match="unknown field 'budget_usd'"):
         client.open_run(OpenRunRequest(*run, budget_usd="1", looked_ms=5))
+
+
+@pytest.mark.parametrize(("slow", "times"), [(0, 1), (2, 3), (9, 4)])
+def test_what_was_long_on_its_way_is_said_again(
+    slow: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For how long a worker has looked is known where it leaves; a loop may be blocked where it arrives."""
+    said, now = list[int](), [0.0]
+    monkeypatch.setattr(ledger_client, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(HttpLedgerClient):
+        def _ask(self, rpc: Any, request: Any, key: str | None = None, patience_s: float = 0) -> Any:
+            said.append(request().looked_ms)
+            now[0] += 2 if len(said) <= slow else 0
+
+    Slow("http://127.0.0.1:1", "worker").open_run(OpenRunRequest("r", True, "Root", "Root_1", looked_ms=5))
+    assert said == [5, 2005, 4005, 6005][:times]
 
 
 @pytest.fixture

@@ -191,6 +191,19 @@ def test_so_does_what_is_opened_later_and_was_looking_by_then(books: Books, look
     assert answer == ("allowed" if looked == "after that" else '{"id": "pi_1"}')
 
 
+def test_and_what_arrives_late_and_is_said_again(books: Books) -> None:
+    """Its run begins where the first of its workers has begun to look."""
+    paid(books, books.claim("task"), equal(books), "pi_1")
+    time.sleep(0.05)
+    begun = time.monotonic()
+    books.write(claims.finish, books.last_claim, "completed")
+    time.sleep(0.05)
+    other_run(books, "later", 1)
+    for more_ms in (0, -10_000):
+        other_run(books, "later", max(1, int(1000 * (time.monotonic() - begun)) + more_ms))
+    assert replayed(books, books.claim("task", "later"), equal(books)) == '{"id": "pi_1"}'
+
+
 @pytest.mark.parametrize("again", [("b1", "b2"), ("b1",), ("b0", "b1")], ids=" ".join)
 @pytest.mark.parametrize("run_id", ["run", "opened", "later"])
 def test_so_does_a_part_of_a_batch(books: Books, again: tuple[str, ...], run_id: str) -> None:
