@@ -26,6 +26,7 @@ from luigi_spendguard.settings.policy import (
 )
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import ApiCall, Created
+from scheduler_patch.dispatch import holds
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.ledger import ACTOR, Booked
@@ -152,6 +153,6 @@ def _revoke(tx: Tx, named: str, holder: str) -> Booked[dict[str, Any]]:
 
     def tell(state: DispatchState) -> None:
         if row["task_id"]:
-            state.hold(row["task_id"], "key", 0)
+            holds.hold(state, row["task_id"], "key", 0)
 
     return Booked(keys.show_key(tx, row), None, tell)

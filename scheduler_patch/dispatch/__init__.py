@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 
+from scheduler_patch.dispatch import holds
 from scheduler_patch.dispatch.budgets import BudgetState
 from scheduler_patch.dispatch.model import Forecast, Lack, Outlook, RunState, TaskState
 from scheduler_patch.dispatch.state import DispatchState
@@ -396,4 +397,4 @@ class Gate:
         if task is None or task.denied or run is None or not run.opened:
             return
         if not self._in(run, task).is_blocked:
-            self.state.hold(task_id, "run", run.own_budget.remaining + 1)
+            holds.hold(self.state, task_id, "run", run.own_budget.remaining + 1)

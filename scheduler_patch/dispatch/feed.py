@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.ledger.snapshot import Changes, Figures, Start
+from scheduler_patch.dispatch import batches, endings, workers
 from scheduler_patch.dispatch.model import Hold, RunState, TaskState
 from scheduler_patch.dispatch.state import DispatchState
 
@@ -33,7 +34,7 @@ def feed(state: DispatchState, figures: Figures) -> None:
     if run.approvals != approvals:
         state.changed.update(run.approvals.keys() | approvals.keys())
     if run.state == "revoked" and before != "revoked":
-        state.stop(run.run_id)
+        workers.stop_run(state, run.run_id)
     state.moved(run)
     for budget in figures.budgets:
         if budget["scope"] == "day":
@@ -46,7 +47,7 @@ def feed(state: DispatchState, figures: Figures) -> None:
             cap = budget["cap_micros"] - budget["shadow_micros"]
             draw(state, task.task_id, budget["remaining_micros"], cap, seen)
     if run.state == "ended":
-        state.end_run(run.run_id)
+        endings.end_run(state, run.run_id)
 
 
 def _has_ended(row: Row) -> bool:
@@ -156,10 +157,10 @@ def pay(state: DispatchState, task_id: str) -> None:
 
 def end_run(state: DispatchState, run_id: str, done: list[str], seen: int = 0) -> None:
     """Take it that a run has ended, with those of its tasks that have completed; `seen`: as `Figures`."""
-    state.completed(done, run_id)
+    endings.completed(state, done, run_id)
     if (run := state.runs.get(run_id)) is not None:
         run.seen = max(run.seen, seen)
-    state.end_run(run_id)
+    endings.end_run(state, run_id)
 
 
 def feed_changes(state: DispatchState, changes: Changes) -> None:
@@ -168,10 +169,10 @@ def feed_changes(state: DispatchState, changes: Changes) -> None:
         feed(state, figures)
     if isinstance(changes, Start):
         for run_id, tasks in changes.complete.items():
-            state.completed(tasks, run_id)
+            endings.completed(state, tasks, run_id)
     feed_day(state, changes.day, changes.seen, is_today=True)
     for members in changes.batches:
-        state.attempt(members)
+        batches.attempt(state, members)
     for row in changes.ended:
         _end(state, row)
     for row in changes.claims:
@@ -184,11 +185,11 @@ def _end(state: DispatchState, row: Row) -> None:
     """Take over how an attempt has ended, another luigid's perhaps."""
     task = state.tasks.get(row["task_id"])
     if task is not None and task.resumed == row["id"]:
-        state.stopped(task.task_id)
+        endings.stopped(state, task.task_id)
         if not task.announced:
-            state.put_away(task.task_id)
+            endings.put_away(state, task.task_id)
     if row["outcome"] == "completed":
-        state.completed(_tasks_of(row), row["run_id"], row["seq"])
+        endings.completed(state, _tasks_of(row), row["run_id"], row["seq"])
 
 
 def _follow(state: DispatchState, row: Row) -> None:
@@ -239,7 +240,7 @@ def _recall(state: DispatchState, row: Row) -> None:
     if row["ended_at"] is None:
         _resume(state, task, row)
     elif task.resumed:
-        state.stopped(task.task_id)
+        endings.stopped(state, task.task_id)
 
 
 def _hold(state: DispatchState, row: Row) -> Hold | None:
@@ -263,4 +264,4 @@ def _resume(state: DispatchState, task: TaskState, row: Row) -> None:
     if run is not None and row["state"] == "open":
         state.count(run, task, state.due(run, task))
     elif run is not None and run.state == "revoked":
-        state.stop(run.run_id)
+        workers.stop_run(state, run.run_id)

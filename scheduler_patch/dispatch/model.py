@@ -416,3 +416,9 @@ class TaskState:
     def held_by(self, scope: str) -> bool:
         """Return whether a budget of that scope has denied its last call."""
         return self.hold is not None and self.hold.scope == scope
+
+    def begin_anew(self) -> None:
+        """Let nothing that it was claimed for before matter, if nobody runs it by now."""
+        if self.claimed_by is None and not self.counted_in:
+            self.pinned = self.claimed_for = self.left = self.cap = self.hold = None
+            self.refused = {}

@@ -15,7 +15,7 @@ from luigi.task_status import DONE, FAILED, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.luigi_api import combined
 from luigi_spendguard.redaction import redacted
-from scheduler_patch.dispatch import READY, Gate, Verdict, blocked
+from scheduler_patch.dispatch import READY, Gate, Verdict, batches, blocked, workers
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
 from scheduler_patch.scheduler import runs
@@ -109,7 +109,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             self._members(kwargs["batch_id"]) if kwargs.get("batch_id") and self.gate.state.tasks else []
         )
         if members and kwargs.get("status") == RUNNING and task_id is not None:
-            self.gate.state.combine(task_id, members)
+            batches.combine(self.gate.state, task_id, members)
             before = self._state.get_task(task_id)
             if before is not None and before.status != RUNNING:
                 # The same batch as before, failed and not pruned yet: Luigi would take its last worker for
@@ -159,7 +159,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         self._state.set_status(task, PENDING, self._config)
         task.worker_running = None
         if ghost:  # The combined task of a batch would run after its members did.
-            self.gate.state.split(task.id, members)
+            batches.split(self.gate.state, task.id, members)
             for worker in task.workers:  # Luigi goes on to hand out, and count, what they hold.
                 self._state.get_worker(worker).tasks.discard(task)
             self._state.inactivate_tasks([task.id])
@@ -291,7 +291,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         return answer
 
     def _scheduled(self, worker: str | None) -> None:
-        scheduled = self.gate.state.scheduled(worker or "")
+        scheduled = workers.scheduled(self.gate.state, worker or "")
         if scheduled:
             self.on_scheduled(scheduled)
 
@@ -301,7 +301,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         if self.refresh is not None:
             self.refresh()
         if self.gate.state.stopping:
-            for run_id, tasks in self.gate.state.to_stop(kwargs["worker"]).items():
+            for run_id, tasks in workers.to_stop(self.gate.state, kwargs["worker"]).items():
                 revoked = {"run_id": run_id, "task_ids": tasks}
                 reply["rpc_messages"].append({"name": "spendguard_revoke", "kwargs": revoked})
         return reply

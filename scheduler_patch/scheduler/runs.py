@@ -17,7 +17,7 @@ from typing import Any
 from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.money import BadAmount, parse_usd
-from scheduler_patch.dispatch import Gate
+from scheduler_patch.dispatch import Gate, endings, holds, workers
 from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.dispatch.state import DispatchState
@@ -131,7 +131,7 @@ def load(scheduler: Any) -> None:
         for run_id in opened:
             state.load_run(run_id)
         for run_id in saved["runs"] or [None]:
-            state.join(task.id, run_id, "", announcement, is_id=run_id in opened)
+            workers.join(state, task.id, run_id, "", announcement, is_id=run_id in opened)
         state.tasks[task.id].pinned = saved.get("pinned")
         state.tasks[task.id].members = tuple(saved.get("members", ()))
 
@@ -174,7 +174,7 @@ def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
         if reports:
             # How a task ended says nothing of where it belongs, unless luigid has lost that.
             if isinstance(run_id, str) and (known is None or not known.runs):
-                state.join(task_id, run_id, worker, Announcement(task.family))
+                workers.join(state, task_id, run_id, worker, Announcement(task.family))
             return
         runs = [run_id if isinstance(run_id, str) else None]
         parent, is_id = state.tasks.get(str(ours.get("yielded_by"))), None
@@ -187,7 +187,7 @@ def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
             scheduling=ours.get("announcing") is True,
         )
         for each in runs or [None]:
-            state.join(task_id, each, worker, announcement, is_id=is_id)
+            workers.join(state, task_id, each, worker, announcement, is_id=is_id)
     elif (
         ours is None
         and not reports
@@ -195,7 +195,7 @@ def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
         and (known is None or worker not in known.workers)
     ):
         # A stock worker: its roots are known when it has scheduled them all.
-        state.join(task_id, None, worker, Announcement(text(task.family), scheduling=True))
+        workers.join(state, task_id, None, worker, Announcement(text(task.family), scheduling=True))
 
 
 def is_vendor_task(scheduler: Any, task_id: Any, family: Any) -> bool:
@@ -239,9 +239,8 @@ def inherit(scheduler: Any, task_id: str, new_deps: Iterable[str], worker: str) 
         if task.id in unplaced:
             runs = runs or runs_above(scheduler, task_id)
             for run_id in runs:
-                state.join(
-                    task.id, run_id, worker, Announcement(text(task.family), scheduling=True), is_id=is_id
-                )
+                announcement = Announcement(text(task.family), scheduling=True)
+                workers.join(state, task.id, run_id, worker, announcement, is_id=is_id)
         stack += [dep for dep in task.deps if dep not in seen]
         seen.update(task.deps)
 
@@ -260,9 +259,8 @@ def find_roots(scheduler: Any, worker: str) -> None:
             if task is None:
                 continue
             if task.id in unplaced:
-                state.join(
-                    task.id, name, worker, Announcement(text(task.family), scheduling=True), is_id=False
-                )
+                announcement = Announcement(text(task.family), scheduling=True)
+                workers.join(state, task.id, name, worker, announcement, is_id=False)
             stack += [dep for dep in task.deps if dep not in seen]
             seen.update(task.deps)
 
@@ -271,7 +269,7 @@ def hold_as_denied(gate: Gate, task_id: str, denial: dict[str, Any]) -> None:
     """Hold a task for what its worker heard when it was denied, if the ledger has not said it here."""
     state = gate.state
     if denial.get("reason") == "revoked" and not gate.is_stopped(task_id):
-        state.hold(task_id, "key", 0)  # Not its run, so its own key.
+        holds.hold(state, task_id, "key", 0)  # Not its run, so its own key.
         return
     task, asked, remaining = (
         state.tasks.get(task_id),
@@ -282,13 +280,13 @@ def hold_as_denied(gate: Gate, task_id: str, denial: dict[str, Any]) -> None:
         return
     scope, part = str(denial.get("budget", "run")), str(denial.get("part", ""))
     if scope == "approval":
-        state.declare(task_id, asked)
+        holds.declare(state, task_id, asked)
         return
     if scope == "task":
         if remaining is None:
             return
         task.left = remaining
-    state.hold(task_id, scope, asked, part, str(denial.get("of_task", "")))
+    holds.hold(state, task_id, scope, asked, part, str(denial.get("of_task", "")))
 
 
 def forget_lost_workers(scheduler: Any) -> None:
@@ -303,8 +301,8 @@ def forget_lost_workers(scheduler: Any) -> None:
         heard = max(scheduler.begun, vendor_task.resumed_at)
         is_lost = now - heard > patience and worker not in alive
         if is_lost and worker is not None and not vendor_task.resumed_at:
-            state.lose_workers([worker])
+            workers.lose_workers(state, [worker])
         if is_lost and (vendor_task.counted_in or worker is not None):
-            state.stopped(task_id)
+            endings.stopped(state, task_id)
         if task is None and not vendor_task.counted_in:
-            state.put_away(task_id)
+            endings.put_away(state, task_id)

@@ -9,7 +9,7 @@ from luigi.scheduler import SimpleTaskState
 from luigi.task_status import BATCH_RUNNING, DISABLED, DONE, PENDING, RUNNING
 
 from luigi_spendguard.luigi_api import combined
-from scheduler_patch.dispatch import READY, Gate, Verdict
+from scheduler_patch.dispatch import READY, Gate, Verdict, endings, workers
 from scheduler_patch.scheduler.choice import AskingWorker, Choice
 
 _DISPATCHED = (RUNNING, BATCH_RUNNING)
@@ -133,9 +133,9 @@ class WatchedTasks(SimpleTaskState):
             else:
                 self.gate.started(task.id, look.run_id, look.worker)
         elif after == DONE:
-            self.gate.state.done(task.id)
+            endings.done(self.gate.state, task.id)
         elif after not in _DISPATCHED:
-            self.gate.state.stopped(task.id)
+            endings.stopped(self.gate.state, task.id)
 
     def inactivate_tasks(self, delete_tasks: Iterable[str]) -> None:
         """Drop tasks as Luigi does, and with them what was counted for them."""
@@ -143,13 +143,13 @@ class WatchedTasks(SimpleTaskState):
         if self.choice is not None:
             self.choice.drop(gone)
         super().inactivate_tasks(gone)
-        self.gate.state.forget(task_id for task_id in gone if task_id in self.gate.state.tasks)
+        endings.forget(self.gate.state, [task_id for task_id in gone if task_id in self.gate.state.tasks])
 
     def inactivate_workers(self, delete_workers: Iterable[str]) -> None:
         """Forget workers as Luigi does, and what they were still scheduling."""
         gone = list(delete_workers)
         super().inactivate_workers(gone)
-        self.gate.state.lose_workers(gone)
+        workers.lose_workers(self.gate.state, gone)
 
     def get_batcher(self, worker_id: str, family: str) -> Any:
         if self.look is not None:

@@ -47,7 +47,7 @@ from luigi_spendguard.protocol.rpcs import (
     OpenRunReply,
     OpenRunRequest,
 )
-from scheduler_patch.dispatch import Excess
+from scheduler_patch.dispatch import Excess, batches, holds, workers
 from scheduler_patch.dispatch.model import RunState, TaskState
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import root_named
@@ -114,7 +114,8 @@ class LedgerService(Books):
         task = self.state.tasks.get(task_id)
         pays = await self._paying(task_id, worker, request.run_id)
         also = tuple(sorted({run_id for run_id in task.runs if run_id != pays})) if task else ()
-        together = self.state.cost_of_batch(task_id)  # One budget for a batch: what its members say together.
+        # One budget for a batch: what its members say together.
+        together = batches.cost_of_batch(self.state, task_id)
         declared = None if request.max_cost_usd is None else parse_usd(request.max_cost_usd)
         if together is not None:
             declared = Micros(together)
@@ -137,7 +138,7 @@ class LedgerService(Books):
             try:
                 row, key = await self.commit_soon(bookings.claim, attempt)
             except BudgetExceeded as error:
-                self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
+                holds.declare(self.state, task_id, parse_usd(error.facts["asked_usd"]))
                 raise
             learn(key, row["id"])
         return ClaimReply(row["run_id"], key, row["id"], tuple(sorted(self.relayed_vendors)), together=True)
@@ -199,7 +200,7 @@ class LedgerService(Books):
 
     async def acknowledge(self, request: AcknowledgeRequest) -> NoFields:
         """Take it that a worker has heard of a revoked run, and ends its tasks."""
-        self.state.acknowledged(request.worker, request.run_id)
+        workers.acknowledged(self.state, request.worker, request.run_id)
         return NoFields()
 
     def share(self, task: TaskState) -> None:

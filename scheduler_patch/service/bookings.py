@@ -40,7 +40,7 @@ from luigi_spendguard.protocol.rpcs import (
 )
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import FollowedUp
-from scheduler_patch.dispatch import feed
+from scheduler_patch.dispatch import endings, feed, holds
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.service.ledger import Booked
 
@@ -91,10 +91,10 @@ def finish(tx: Tx, request: FinishRequest) -> Booked[FinishReply]:
         for one in booked:
             one.hear(state)
         if row is not None and row["ended_at"] is None:
-            state.stopped(row["task_id"])
+            endings.stopped(state, row["task_id"])
         if row is not None and request.outcome == "completed":
-            state.completed([row["task_id"], *json.loads(row["members"])], row["run_id"])
-            state.free(row["task_id"])
+            endings.completed(state, [row["task_id"], *json.loads(row["members"])], row["run_id"])
+            holds.free(state, row["task_id"])
 
     return Booked(FinishReply(row is not None, ended), None, tell)
 
@@ -154,9 +154,9 @@ def _tell_answer(state: DispatchState, task_id: str, ask: ReserveRequest, answer
         scope, part = answer.facts["budget"], answer.facts["part"]
         asked = parse_usd(answer.facts["asked_usd"])
         if scope == "approval":
-            state.declare(task_id, asked)
+            holds.declare(state, task_id, asked)
         else:
-            state.hold(task_id, scope, asked, part, answer.facts.get("of_task", ""))
+            holds.hold(state, task_id, scope, asked, part, answer.facts.get("of_task", ""))
     elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
         feed.pay(state, task_id)
 

@@ -17,7 +17,7 @@ from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.protocol import GRANT_SECONDS, command
 from luigi_spendguard.protocol.operators import ApproveRequest, PruneRequest, ResolveRequest, TopUpRequest
-from scheduler_patch.dispatch import feed
+from scheduler_patch.dispatch import feed, holds
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.dispatch.trial import Target
 from scheduler_patch.service import LedgerService
@@ -219,7 +219,7 @@ def _approve_duplicate(tx: Tx, request: ApproveRequest, amount: Micros) -> Booke
     run_id, task_id, request_id = request.run_id, request.task_id or "", _id_of(request)
     repeated = is_known(tx, request_id)
     duplicates.approve_duplicate(tx, run_id, task_id, request.duplicate_of or "", amount, request_id)
-    return Booked(repeated, snapshot.of_run(tx, run_id), lambda state: state.look_again(task_id))
+    return Booked(repeated, snapshot.of_run(tx, run_id), lambda state: holds.look_again(state, task_id))
 
 
 def _resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Booked[tuple[Row, str]]:

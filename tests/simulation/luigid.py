@@ -29,7 +29,7 @@ from luigi_spendguard.protocol.rpcs import (
 from luigi_spendguard.vendors import Reply
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api import keys
-from scheduler_patch.dispatch import Gate, Verdict, feed
+from scheduler_patch.dispatch import Gate, Verdict, endings, feed, workers
 from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.service import LedgerService, operators
 from scheduler_patch.service.known_keys import KnownKeys
@@ -185,9 +185,9 @@ class Luigid:
             if (task is not None and task.state == "running") or worker in heard:
                 continue
             if worker is not None:
-                state.lose_workers([worker])
+                workers.lose_workers(state, [worker])
             if known.counted_in or worker is not None:
-                state.stopped(task_id)
+                endings.stopped(state, task_id)
 
     def presume_dead(self, worker: str) -> None:
         """Take a worker for dead that may live: Luigi does, where its pings are late."""
@@ -234,8 +234,8 @@ class Luigid:
             if again and task.state == "failed":
                 task.state, task.failures = "pending", 0
             announced = Announcement("Charge", said["cost"], tuple(said["vendors"]), scheduling=True)
-            self.service.state.join(task_id, run_id, worker, announced)
-        self.service.forecast(self.service.state.scheduled(worker))
+            workers.join(self.service.state, task_id, run_id, worker, announced)
+        self.service.forecast(workers.scheduled(self.service.state, worker))
 
     async def _serve_get_work(self, worker: str) -> tuple[str | None, int]:
         """Return a task to run, and how many may still be: Luigi's part, with the gate's verdict."""
@@ -271,7 +271,7 @@ class Luigid:
         worker, task.worker = task.worker, ""
         if what == "done":
             task.state = "done"
-            self.service.state.done(task_id)
+            endings.done(self.service.state, task_id)
             return
         if what == "blocked":
             self.gate.hold_as_reported(task_id)
@@ -281,7 +281,7 @@ class Luigid:
             task.failures += 1
             task.since = self.site.world.now + RETRY_S
             task.state = "pending" if task.failures <= RETRIES else "failed"
-        self.service.state.stopped(task_id)
+        endings.stopped(self.service.state, task_id)
 
     # Operators.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler_patch.dispatch import READY, Gate, Verdict
+from scheduler_patch.dispatch import READY, Gate, Verdict, batches, endings, holds, workers
 from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.dispatch.reasons import reason_of
 from tests.support.gates import fed
@@ -15,10 +15,10 @@ def gate() -> Gate:
     """A gate with task `b` held beside call `c1` of task `a`, and come back from its worker."""
     gate = Gate()
     fed(gate)
-    gate.state.join("b", "r1", "w", Announcement("V"))
+    workers.join(gate.state, "b", "r1", "w", Announcement("V"))
     gate.started("b", "r1", "w")
-    gate.state.hold("b", "duplicate", 26_000_000, "c1", "a")
-    gate.state.stopped("b")
+    holds.hold(gate.state, "b", "duplicate", 26_000_000, "c1", "a")
+    endings.stopped(gate.state, "b")
     gate.came_back("b", "w")
     return gate
 
@@ -38,32 +38,32 @@ def test_more_money_does_not_free_it(gate: Gate) -> None:
 
 def test_the_other_tasks_completion_does(gate: Gate) -> None:
     seen = gate.state.version
-    gate.state.completed(["x"])
+    endings.completed(gate.state, ["x"])
     assert gate.verdict("b", "w") is Verdict.DUPLICATE
-    gate.state.completed(["a"])
+    endings.completed(gate.state, ["a"])
     assert (gate.verdict("b", "w"), gate.state.version > seen) == (READY, True)
     assert gate.state.beside == {}
 
 
 def test_so_does_an_approval(gate: Gate) -> None:
-    gate.state.look_again("b")
+    holds.look_again(gate.state, "b")
     assert gate.verdict("b", "w") is READY
 
 
 def test_and_submitting_it_again(gate: Gate) -> None:
-    gate.state.join("b", "r1", "w", Announcement("V", scheduling=False))
+    workers.join(gate.state, "b", "r1", "w", Announcement("V", scheduling=False))
     assert gate.verdict("b", "w") is Verdict.DUPLICATE
-    gate.state.join("b", "r1", "w", Announcement("V", scheduling=True))
-    gate.state.scheduled("w")
+    workers.join(gate.state, "b", "r1", "w", Announcement("V", scheduling=True))
+    workers.scheduled(gate.state, "w")
     assert gate.verdict("b", "w") is READY
 
 
 def test_the_members_of_a_batch_wait_together(gate: Gate) -> None:
-    gate.state.join("c", "r1", "w", Announcement("V"))
-    gate.state.look_again("b")
-    gate.state.combine("b_c", ["b", "c"])
-    gate.state.hold("b_c", "duplicate", 1, "c1", "a")
-    gate.state.split("b_c", ["b", "c"])
+    workers.join(gate.state, "c", "r1", "w", Announcement("V"))
+    holds.look_again(gate.state, "b")
+    batches.combine(gate.state, "b_c", ["b", "c"])
+    holds.hold(gate.state, "b_c", "duplicate", 1, "c1", "a")
+    batches.split(gate.state, "b_c", ["b", "c"])
     assert [gate.verdict(one) for one in "bc"] == [Verdict.DUPLICATE] * 2
-    gate.state.look_again("c")
+    holds.look_again(gate.state, "c")
     assert [gate.verdict(one) for one in "bc"] == [READY] * 2

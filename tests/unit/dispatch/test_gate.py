@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from luigi_spendguard.ledger.snapshot import Figures
-from scheduler_patch.dispatch import READY, WAIT, Gate
+from scheduler_patch.dispatch import READY, WAIT, Gate, batches, endings, holds, workers
 from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.feed import approve, claimed, draw, feed, feed_day, pay
 from scheduler_patch.dispatch.model import Announcement
@@ -43,7 +43,7 @@ def join(
     announcing: bool = False,
     vendors: tuple[str, ...] = (),
 ) -> None:
-    gate.state.join(task_id, run_id, worker, Announcement("V", cost, vendors, announcing))
+    workers.join(gate.state, task_id, run_id, worker, Announcement("V", cost, vendors, announcing))
 
 
 def reserved(gate: Gate, spent: int, pending: int, cap: int = 1000) -> None:
@@ -58,7 +58,7 @@ class TestCounts:
         join(gate, "b", 600)
         gate.started("a", "r1")
         assert gate.verdict("b") == WAIT
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         assert gate.verdict("b") == READY
 
     def test_what_does_not_fit_even_without_counts_is_blocked(self, gate: Gate) -> None:
@@ -82,8 +82,8 @@ class TestCounts:
         join(gate, "a", 600)
         gate.started("a", "r1")
         for _ in range(2):
-            gate.state.stopped("a")
-        gate.state.forget(["a"])
+            endings.stopped(gate.state, "a")
+        endings.forget(gate.state, ["a"])
         assert gate.state.runs["r1"].own_budget.counted == 0
 
     def test_a_count_is_taken_in_the_day_and_the_family_too(self, gate: Gate) -> None:
@@ -93,7 +93,7 @@ class TestCounts:
         join(gate, "b", 200)
         gate.started("a", "r1")
         assert gate.verdict("b") == WAIT
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         day(gate, 100, cap=700)
         assert gate.verdict("b") == "day"
         day(gate, 700, cap=700)
@@ -107,7 +107,7 @@ class TestCounts:
         day(gate, 700, cap=700, window="2026-11-25")
         assert gate.state.day is not None
         assert gate.state.day.counted == 400
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         assert gate.state.day.counted == 0
 
     def test_what_has_paid_is_dispatched_whatever_it_may_still_cost(self, gate: Gate) -> None:
@@ -124,7 +124,7 @@ class TestCounts:
         reserved(gate, 0, 600)
         draw(gate.state, "a", 0)
         assert gate.verdict("b") == WAIT, "a decline would free it"
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         assert gate.verdict("b") == "cap", "what is in doubt is not given back"
         gate.started("a", "r1")
         reserved(gate, 600, 0)
@@ -137,7 +137,7 @@ class TestCounts:
         assert gate.verdict("b") == READY
         claimed(gate.state, "a", "r1", "w", "V", (600, 600))
         assert gate.verdict("b") == WAIT
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         assert (gate.verdict("b"), gate.state.runs["r1"].own_budget.counted) == (READY, 0)
 
 
@@ -166,7 +166,7 @@ class TestConfiguredBudgets:
             day(gate, 0, cap=300)
         else:
             fed(gate, budgets=(budget(scope, part, 300, 0),))
-        gate.state.hold("a", scope, 400, part)
+        holds.hold(gate.state, "a", scope, 400, part)
         assert gate.verdict("a") == scope
         rules.families, rules.vendors, rules.day = {}, {}, None
         assert gate.verdict("a") == READY
@@ -175,11 +175,11 @@ class TestConfiguredBudgets:
         join(gate, "a", 300)
         gate.started("a", "r1")
         claimed(gate.state, "a", "r1", "w", "V", (0, 300))
-        gate.state.hold("a", "task", 400)
-        gate.state.stopped("a")
+        holds.hold(gate.state, "a", "task", 400)
+        endings.stopped(gate.state, "a")
         assert gate.verdict("a") == "task"
         join(gate, "a", None, announcing=True)
-        gate.state.scheduled("w")
+        workers.scheduled(gate.state, "w")
         assert gate.verdict("a") == READY
 
     def test_so_is_a_vendors(self, gate: Gate) -> None:
@@ -225,7 +225,7 @@ class TestConfiguredBudgets:
         assert gate.verdict("b") == "day"
         day(gate, 700, cap=700)
         assert gate.verdict("b") == "day"
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         assert gate.state.day is not None
         assert (gate.state.day.counted, gate.state.day.running) == (0, 0)
 
@@ -241,14 +241,14 @@ class TestUnopenedRuns:
         fed(gate, run_id="new")
         claimed(gate.state, "a", "new", "w", "V", None)
         assert gate.verdict("b") == WAIT
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         assert gate.state.runs["new"].own_budget.counted == 0
 
     def test_hold_holds_them_until_it_is_open(self, gate: Gate) -> None:
         gate.state.rules.forecast = "hold"
         join(gate, "a", 600, "new", announcing=True)
         assert gate.verdict("a") == WAIT
-        assert gate.state.scheduled("w")
+        assert workers.scheduled(gate.state, "w")
         assert gate.verdict("a") == "forecast"
         reason = reason_of(gate, "a", gate.verdict("a"))
         assert reason is not None
@@ -285,13 +285,13 @@ class TestUnopenedRuns:
 
     def test_they_are_forgotten_with_their_last_task(self, gate: Gate) -> None:
         join(gate, "a", run_id="new")
-        gate.state.forget(["a"])
+        endings.forget(gate.state, ["a"])
         assert list(gate.state.runs) == ["r1"]
 
     def test_a_task_that_belongs_nowhere_waits_while_that_may_be_said(self, gate: Gate) -> None:
-        gate.state.join("a", None, "w", Announcement("V", scheduling=True))
+        workers.join(gate.state, "a", None, "w", Announcement("V", scheduling=True))
         assert gate.verdict("a") == WAIT
-        gate.state.scheduled("w")
+        workers.scheduled(gate.state, "w")
         assert (gate.verdict("a"), gate.paying_run("a")) == (READY, None)
         day(gate, 0)
         assert gate.verdict("a") == "day"
@@ -304,7 +304,7 @@ class TestUnopenedRuns:
 
     def test_batch_mates_have_equal_runs_known_or_not(self, gate: Gate) -> None:
         for task_id in "ab":
-            gate.state.join(task_id, None, "w", Announcement("V"))
+            workers.join(gate.state, task_id, None, "w", Announcement("V"))
         join(gate, "c", run_id="new")
         join(gate, "d", run_id="new")
         assert gate.joins("a", None, 0, "b")
@@ -326,7 +326,7 @@ class TestSharedTasks:
         join(gate, "a")
         join(gate, "a", run_id="r2", worker="w2")
         gate.started("a", None, "w2")
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         assert gate.paying_run("a", "w") == "r2"
 
     def test_another_run_pays_when_it_cannot_and_nothing_was_paid(self, gate: Gate) -> None:
@@ -334,7 +334,7 @@ class TestSharedTasks:
         join(gate, "a")
         join(gate, "a", run_id="r2")
         gate.started("a", "r1")
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         fed(gate, 0)
         assert (gate.verdict("a"), gate.paying_run("a")) == (READY, "r2")
         pay(gate.state, "a")
@@ -347,7 +347,7 @@ class TestSharedTasks:
         gate.started("a", "r1")
         fed(gate, state="revoked")
         assert gate.is_stopped("a")
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         assert gate.paying_run("a") == "r2"
         fed(gate, run_id="r2", state="revoked")
         assert gate.verdict("a") == "revoked"
@@ -361,7 +361,7 @@ class TestBatches:
         assert not gate.joins("a", "r1", 800, "c")
         pay(gate.state, "c")
         assert not gate.joins("a", "r1", 400, "c"), "what has paid alone comes back alone"
-        gate.state.attempt("ac")
+        batches.attempt(gate.state, "ac")
         assert gate.joins("a", "r1", 800, "c"), "its repeated calls cost nothing"
 
     def test_so_do_those_that_say_nothing_while_there_is_any(self, gate: Gate) -> None:
@@ -376,7 +376,7 @@ class TestBatches:
         for task_id in "ab":
             join(gate, task_id, 300)
         assert not gate.joins("a", "r1", 300, "b")
-        gate.state.stopped("running")
+        endings.stopped(gate.state, "running")
         assert gate.joins("a", "r1", 300, "b")
 
 
@@ -389,13 +389,13 @@ class TestForecasts:
     def test_nothing_is_dispatched_before_scheduling_is_complete(self, holding: Gate) -> None:
         join(holding, "a", 10, announcing=True)
         assert holding.verdict("a") == WAIT
-        (run,) = holding.state.scheduled("w")
+        (run,) = workers.scheduled(holding.state, "w")
         assert run.forecast is not None
         assert (run.forecast.known, holding.verdict("a")) == (10, READY)
 
     def test_a_worker_lost_while_scheduling_leaves_it_blocked_not_waiting(self, holding: Gate) -> None:
         join(holding, "a", 10, announcing=True)
-        holding.state.lose_workers(["w"])
+        workers.lose_workers(holding.state, ["w"])
         assert holding.verdict("a") == "forecast"
         reason = reason_of(holding, "a", holding.verdict("a"))
         assert reason is not None
@@ -404,7 +404,7 @@ class TestForecasts:
     def test_one_over_the_cap_waits_for_an_approval_of_that_amount(self, holding: Gate) -> None:
         for task_id in "abc":
             join(holding, task_id, 400, announcing=True)
-        holding.state.scheduled("w")
+        workers.scheduled(holding.state, "w")
         assert holding.verdict("a") == "forecast"
         fed(holding, approved=1199)
         assert holding.verdict("a") == "forecast"
@@ -416,22 +416,22 @@ class TestForecasts:
         for number in range(3):
             join(holding, f"unknown{number}", announcing=True)
         join(holding, "a", 40, announcing=True)
-        holding.state.scheduled("w")
+        workers.scheduled(holding.state, "w")
         fed(holding, last=10, approved=40)
         assert holding.verdict("a") == "forecast"
         fed(holding, last=10, approved=40, approved_unknown=3)
         assert holding.verdict("a") == READY
         join(holding, "unknown3", announcing=True)
-        holding.state.scheduled("w")
+        workers.scheduled(holding.state, "w")
         assert holding.verdict("a") == "forecast"
 
     def test_one_far_above_the_last_run_is_held(self, holding: Gate) -> None:
         fed(holding, last=100)
         join(holding, "a", 300, announcing=True)
-        holding.state.scheduled("w")
+        workers.scheduled(holding.state, "w")
         assert holding.verdict("a") == READY
         join(holding, "b", 1, announcing=True)
-        holding.state.scheduled("w")
+        workers.scheduled(holding.state, "w")
         assert holding.verdict("a") == "forecast"
         holding.state.rules.growth = Decimal(4)
         assert holding.verdict("a") == READY
@@ -441,8 +441,8 @@ class TestForecasts:
         for task_id in "ab":
             join(holding, task_id, announcing=True)
         pay(holding.state, "b")
-        holding.state.join("c", "r1", "w", Announcement("Other", scheduling=True))
-        (run,) = holding.state.scheduled("w")
+        workers.join(holding.state, "c", "r1", "w", Announcement("Other", scheduling=True))
+        (run,) = workers.scheduled(holding.state, "w")
         assert run.forecast is not None
         assert (run.forecast.known, run.forecast.estimated, run.forecast.unknown) == (50, 50, 1)
         assert str(run.forecast) == (
@@ -463,9 +463,9 @@ class TestForecasts:
         gate.state.rules.single = 100
         join(gate, "a")
         gate.started("a", "r1")
-        gate.state.declare("a", 500)
+        holds.declare(gate.state, "a", 500)
         gate.hold_as_reported("a")
-        gate.state.stopped("a")
+        endings.stopped(gate.state, "a")
         assert gate.verdict("a") == "approval"
         approve(gate.state, "r1", "a", 500, None)
         assert gate.verdict("a") == READY
@@ -478,22 +478,22 @@ class TestStopping:
         claimed(gate.state, "a", "r1", "w", "V", None)
         fed(gate, state="revoked")
         for _ in range(2):
-            assert gate.state.to_stop("w") == {"r1": ["a"]}
-        gate.state.acknowledged("w", "r1")
-        assert gate.state.to_stop("w") == {}
+            assert workers.to_stop(gate.state, "w") == {"r1": ["a"]}
+        workers.acknowledged(gate.state, "w", "r1")
+        assert workers.to_stop(gate.state, "w") == {}
 
     def test_a_task_that_has_ended_is_not_told_of(self, gate: Gate) -> None:
         join(gate, "a")
         claimed(gate.state, "a", "r1", "w", "V", None)
         fed(gate, state="revoked")
-        gate.state.stopped("a")
-        assert gate.state.to_stop("w") == {}
+        endings.stopped(gate.state, "a")
+        assert workers.to_stop(gate.state, "w") == {}
 
     def test_nobody_is_told_where_that_is_switched_off(self, gate: Gate) -> None:
         gate.state.rules.kill = False
         claimed(gate.state, "a", "r1", "w", "V", None)
         fed(gate, state="revoked")
-        assert gate.state.to_stop("w") == {}
+        assert workers.to_stop(gate.state, "w") == {}
 
 
 def test_an_ended_run_is_forgotten_and_its_late_answers_are_harmless(gate: Gate) -> None:
@@ -613,6 +613,6 @@ class TestWhatCameBack:
             fed(gate, run_id="r2")
             join(gate, "a", 100, "r2", worker="w2")
         else:
-            gate.state.lose_workers(["w"])
+            workers.lose_workers(gate.state, ["w"])
         assert gate.verdict("a", "w") == READY
         assert gate.verdict("a", "w") == READY

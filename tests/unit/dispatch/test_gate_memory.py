@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luigi_spendguard.ledger.snapshot import Start
-from scheduler_patch.dispatch import READY, Gate, Verdict
+from scheduler_patch.dispatch import READY, Gate, Verdict, batches, endings, workers
 from scheduler_patch.dispatch.feed import begin, draw, end_run, feed_day, pay
 from scheduler_patch.dispatch.model import Announcement
 from tests.support.gates import day, fed
@@ -19,7 +19,7 @@ def gate() -> Gate:
 
 
 def join(gate: Gate, task_id: str, cost: int | None = None) -> None:
-    gate.state.join(task_id, "r1", "w", Announcement("V", cost))
+    workers.join(gate.state, task_id, "r1", "w", Announcement("V", cost))
 
 
 def test_what_has_paid_alone_joins_no_batch(gate: Gate) -> None:
@@ -34,7 +34,7 @@ def test_what_has_paid_alone_joins_no_batch(gate: Gate) -> None:
 def test_a_batch_that_has_paid_comes_back_with_its_members(gate: Gate) -> None:
     for task_id in ("a", "b", "new"):
         join(gate, task_id, 1)
-    gate.state.attempt("ab")
+    batches.attempt(gate.state, "ab")
     for task_id in "ab":
         pay(gate.state, task_id)
     assert gate.joins("a", "r1", 0, "b")
@@ -81,17 +81,17 @@ def test_counts_follow_into_a_day_that_nothing_was_known_of_for_a_moment(gate: G
     day(gate, 1000, window="2026-11-25")
     assert gate.state.day is not None
     assert gate.state.day.counted == 400
-    gate.state.stopped("a")
+    endings.stopped(gate.state, "a")
     assert gate.state.day.counted == 0
 
 
 def test_of_a_worker_that_is_gone_nothing_is_kept(gate: Gate) -> None:
     """A blocked task is submitted again by one worker after the other, for as long as it is blocked."""
     for number in range(3):
-        gate.state.join("a", "r1", f"w{number}", Announcement("V", 5000, scheduling=True))
-        gate.state.scheduled(f"w{number}")
+        workers.join(gate.state, "a", "r1", f"w{number}", Announcement("V", 5000, scheduling=True))
+        workers.scheduled(gate.state, f"w{number}")
         gate.came_back("a", f"w{number}")
-        gate.state.lose_workers([f"w{number}"])
+        workers.lose_workers(gate.state, [f"w{number}"])
     task = gate.state.tasks["a"]
     assert (task.workers, task.refused, task.runs) == ({}, {}, ["r1"])
     assert (gate.state.runs_of, gate.state.announcing, gate.state.unplaced) == ({}, {}, {})
@@ -99,10 +99,10 @@ def test_of_a_worker_that_is_gone_nothing_is_kept(gate: Gate) -> None:
 
 def test_a_task_that_came_back_from_the_worker_that_is_left_is_refused_to_all(gate: Gate) -> None:
     for worker in ("gone", "w"):
-        gate.state.join("a", "r1", worker, Announcement("V", 1))
-    gate.state.lose_workers(["gone"])
+        workers.join(gate.state, "a", "r1", worker, Announcement("V", 1))
+    workers.lose_workers(gate.state, ["gone"])
     gate.started("a", "r1", "w")
-    gate.state.stopped("a")
+    endings.stopped(gate.state, "a")
     gate.came_back("a", "w")
     assert gate.verdict("a") is Verdict.REFUSED
 
@@ -110,9 +110,9 @@ def test_a_task_that_came_back_from_the_worker_that_is_left_is_refused_to_all(ga
 @pytest.mark.parametrize("how", ["closed here", "closed elsewhere"])
 def test_of_a_run_that_has_ended_nothing_is_kept(gate: Gate, how: str) -> None:
     """Roots with a date come every day, each with a run of its own."""
-    gate.state.join("a", "day", "w", Announcement("V"))
+    workers.join(gate.state, "a", "day", "w", Announcement("V"))
     fed(gate, run_id="day~2", name="day")
-    gate.state.done("a")
+    endings.done(gate.state, "a")
     if how == "closed here":
         end_run(gate.state, "day~2", ["a"])
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.protocol.rpcs import CloseRunRequest, OpenRunRequest
-from scheduler_patch.dispatch import READY
+from scheduler_patch.dispatch import READY, workers
 from scheduler_patch.service import operators
 from tests.support.luigids import USD, Luigid
 
@@ -88,7 +88,7 @@ def test_it_is_forgotten_with_the_last_task(luigid: Luigid) -> None:
 
 def test_it_is_forgotten_with_the_last_worker(luigid: Luigid) -> None:
     close(luigid)
-    luigid.gate.state.lose_workers(["w"])
+    workers.lose_workers(luigid.gate.state, ["w"])
     assert R not in luigid.gate.state.runs
 
 

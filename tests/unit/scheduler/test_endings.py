@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_patch.dispatch import WAIT
+from scheduler_patch.dispatch import WAIT, workers
 from scheduler_patch.service import operators
 from tests.support.luigids import USD, Attempt, Luigid
 
@@ -180,7 +180,7 @@ class TestDisabledWorkers:
         luigid.scheduler.disable_worker("w")
         luigid.do(operators.revoke(luigid.service, "r"))
         assert luigid.call(attempt).reason == "revoked"
-        assert luigid.gate.state.to_stop("w") == {"r": ["a"]}
+        assert workers.to_stop(luigid.gate.state, "w") == {"r": ["a"]}
         luigid.finish(attempt, "blocked")
         luigid.scheduler.add_task(task_id="a", worker="w", spendguard_blocked={"reason": "revoked"})
         assert (luigid.counted(), luigid.work(), luigid.work("w2")) == (0, None, None)

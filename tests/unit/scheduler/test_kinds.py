@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scheduler_patch.dispatch import READY, Gate, Verdict, model
+from scheduler_patch.dispatch import READY, Gate, Verdict, endings, holds, model
 from scheduler_patch.dispatch.feed import approve, draw
 from scheduler_patch.dispatch.kinds import TaskKinds
 from scheduler_patch.dispatch.model import Hold, TaskState
@@ -38,8 +38,8 @@ def denied(scheduler: BudgetScheduler) -> None:
     gate = scheduler.gate
     for number, task_id in enumerate(TASKS):
         gate.started(task_id, "r1", "w")
-        gate.state.hold(task_id, "run", USD + number)
-        gate.state.stopped(task_id)
+        holds.hold(gate.state, task_id, "run", USD + number)
+        endings.stopped(gate.state, task_id)
         gate.came_back(task_id, "w")
 
 
@@ -57,14 +57,14 @@ def shared(scheduler: BudgetScheduler) -> None:
 def duplicates(scheduler: BudgetScheduler) -> None:
     add(scheduler)
     for number, task_id in enumerate(TASKS):
-        scheduler.gate.state.hold(task_id, "duplicate", USD + number, f"call {number}", f"P{number}")
+        holds.hold(scheduler.gate.state, task_id, "duplicate", USD + number, f"call {number}", f"P{number}")
 
 
 def beyond_their_own(scheduler: BudgetScheduler) -> None:
     add(scheduler, max_cost_usd="0.1")
     for number, task_id in enumerate(TASKS):
         draw(scheduler.gate.state, task_id, 100_000)
-        scheduler.gate.state.hold(task_id, "task", 200_000 + number)
+        holds.hold(scheduler.gate.state, task_id, "task", 200_000 + number)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_who_has_come_back_is_unlike_who_has_not() -> None:
         for worker in ("w", "v"):
             scheduler.add_task(worker=worker, task_id=task_id, family="V", spendguard={"run_id": "r1"})
         scheduler.gate.started(task_id, "r1", "w")
-        scheduler.gate.state.stopped(task_id)
+        endings.stopped(scheduler.gate.state, task_id)
     scheduler.gate.came_back(first, "w")
     scheduler.gate.came_back(third, "v")
     assert answers(scheduler, "w") == ({first: Verdict.REFUSED, second: READY, third: READY}, 3)
@@ -139,7 +139,7 @@ def test_who_was_denied_by_another_vendor_is_unlike_the_others() -> None:
     fed(scheduler.gate, 9 * USD, "r1", budgets=rows)
     for task_id, vendor in zip(TASKS, ("twilio", "stripe", "twilio"), strict=False):
         scheduler.add_task(worker="w", task_id=task_id, family="V", spendguard={"run_id": "r1"})
-        scheduler.gate.state.hold(task_id, "vendor", 500_000, vendor)
+        holds.hold(scheduler.gate.state, task_id, "vendor", 500_000, vendor)
     assert answers(scheduler) == ({TASKS[0]: READY, TASKS[1]: Verdict.VENDOR, TASKS[2]: READY}, 2)
 
 
@@ -201,7 +201,7 @@ def test_who_was_denied_less_is_freed_by_less() -> None:
     fed(scheduler.gate, 2 * USD, "r1", cap=9 * USD)
     for number, task_id in enumerate(TASKS[:3]):
         scheduler.add_task(worker="w", task_id=task_id, family="V", spendguard={"run_id": "r1"})
-        scheduler.gate.state.hold(task_id, "run", (number + 1) * USD)
+        holds.hold(scheduler.gate.state, task_id, "run", (number + 1) * USD)
     expected = dict(zip(TASKS, (READY, READY, Verdict.CAP), strict=False))
     assert answers(scheduler) == (expected, 2)
 
@@ -225,6 +225,6 @@ def test_an_approval_in_the_run_that_pays_makes_a_task_unlike_the_others() -> No
         said = {"run_id": "r1", "max_cost_usd": "1"}
         scheduler.add_task(worker="w", task_id=task_id, family="V", spendguard=said)
         scheduler.gate.started(task_id, "r2", "w")
-        scheduler.gate.state.stopped(task_id)
+        endings.stopped(scheduler.gate.state, task_id)
     approve(scheduler.gate.state, "r2", TASKS[0], USD, None)
     assert answers(scheduler) == ({TASKS[0]: READY, TASKS[1]: Verdict.APPROVAL}, 1)

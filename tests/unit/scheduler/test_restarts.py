@@ -9,6 +9,7 @@ import pytest
 
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol.operators import TopUpRequest
+from scheduler_patch.dispatch import workers
 from scheduler_patch.service import operators
 from tests.support.gates import blocked
 from tests.support.luigids import USD, Luigid
@@ -168,7 +169,7 @@ class TestRevokedClaims:
         luigid.claim("a")
         self.revoked(luigid)
         luigid.restart(pickle=False)
-        assert luigid.gate.state.to_stop("w") == {"r": ["a"]}
+        assert workers.to_stop(luigid.gate.state, "w") == {"r": ["a"]}
 
     def test_not_of_an_attempt_that_has_ended(self, luigid: Luigid) -> None:
         luigid.add("a")

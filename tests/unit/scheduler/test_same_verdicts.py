@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 from luigi.task_status import DONE, FAILED, PENDING
 
+from scheduler_patch.dispatch import endings, holds
 from scheduler_patch.dispatch.feed import approve, claimed, pay
 from scheduler_patch.dispatch.feed import draw as draw_down
 from scheduler_patch.dispatch.kinds import TaskKind, _amount, kind_of
@@ -253,7 +254,7 @@ class Pipeline:
             if self.about == "budgets of tasks":
                 scope, part = "task", ""
             beside = draw.choice(self.tasks) if scope == "duplicate" else ""
-            self.state.hold(task_id, scope, draw.choice([0, 2, 2, 4]) * USD, part, beside)
+            holds.hold(self.state, task_id, scope, draw.choice([0, 2, 2, 4]) * USD, part, beside)
 
     def free(self) -> None:
         draw, task_id = self.random, self.random.choice(self.tasks)
@@ -264,9 +265,9 @@ class Pipeline:
         elif draw.random() < 0.5:
             draw_down(self.state, task_id, draw.randint(0, 4) * USD)
         elif draw.random() < 0.5:
-            self.state.free(task_id)
+            holds.free(self.state, task_id)
         else:
-            self.state.look_again(task_id)
+            holds.look_again(self.state, task_id)
 
     def forgive(self) -> None:
         self.scheduler.forgive_failures(task_id=self.random.choice([*self.tasks, *self.state.tasks]))
@@ -276,7 +277,7 @@ class Pipeline:
         if self.random.random() < 0.7:
             pay(self.state, task_id)
         else:
-            self.state.completed([task_id], self.random.choice([None, *self.runs]))
+            endings.completed(self.state, [task_id], self.random.choice([None, *self.runs]))
 
     def configure(self) -> None:
         rules = self.state.rules

@@ -19,7 +19,7 @@ import pytest
 from luigi_spendguard.config import Settings
 from luigi_spendguard.protocol.rpcs import BlockedRequest
 from scheduler_patch import local
-from scheduler_patch.dispatch import READY, WAIT, Gate, Verdict
+from scheduler_patch.dispatch import READY, WAIT, Gate, Verdict, endings, holds, workers
 from scheduler_patch.dispatch.feed import pay
 from scheduler_patch.dispatch.model import Announcement, Hold
 from scheduler_patch.scheduler import BudgetScheduler
@@ -65,7 +65,7 @@ def test_a_blocked_vendor_task_stays_pending_while_a_plain_one_is_handed_out(
 
 def test_a_hold_is_freed_exactly_when_what_was_asked_remains(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
-    scheduler.gate.state.hold("v", "run", 1500)
+    holds.hold(scheduler.gate.state, "v", "run", 1500)
     fed(scheduler.gate, 1499)
     assert work(scheduler) is None
     fed(scheduler.gate, 1500)
@@ -101,7 +101,7 @@ def test_the_day_budget_blocks_and_its_hold_ends_with_the_day(scheduler: BudgetS
     vendor(scheduler)
     day(scheduler.gate, 0)
     assert work(scheduler) is None
-    scheduler.gate.state.hold("v", "day", 500)
+    holds.hold(scheduler.gate.state, "v", "day", 500)
     day(scheduler.gate, 499)
     assert work(scheduler) is None
     day(scheduler.gate, 500)
@@ -215,8 +215,8 @@ def test_the_gate_looks_at_one_task_however_many_there_are(tasks: int) -> None:
     gate = Gate()
     fed(gate)
     for number in range(tasks):
-        gate.state.join(f"t{number}", "r1", "w", Announcement("V"))
-        gate.state.hold(f"t{number}", "run", 2000)
+        workers.join(gate.state, f"t{number}", "r1", "w", Announcement("V"))
+        holds.hold(gate.state, f"t{number}", "run", 2000)
     entries = gate.state.tasks = Counted(gate.state.tasks)
     runs = gate.state.runs = Counted(gate.state.runs)
     runs["r1"].tasks = Counted(runs["r1"].tasks)
@@ -320,7 +320,7 @@ def test_the_members_of_a_denied_batch_are_held_as_the_batch_was(scheduler: Budg
     reply = scheduler.get_work(worker="w", host="h")
     batch = {"task_id": "vb", "worker": "w", "family": "V", "batch_id": reply["batch_id"]}
     scheduler.add_task(**batch, params={"a": "1,2"}, status="RUNNING", spendguard=RUN)
-    scheduler.gate.state.hold("vb", "run", 1500)
+    holds.hold(scheduler.gate.state, "vb", "run", 1500)
     scheduler.add_task(**batch, status="RUNNING", spendguard_blocked=True)
     assert scheduler.get_work(worker="w", host="h")["task_id"] is None
     assert sorted(blocked(scheduler, "w")) == ["1", "2"]
@@ -339,7 +339,7 @@ def test_a_revoked_run_dispatches_nothing_whatever_it_paid_or_has_left(scheduler
 
 def test_a_completed_task_is_held_by_nothing(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
-    scheduler.gate.state.hold("v", "run", 1500)
+    holds.hold(scheduler.gate.state, "v", "run", 1500)
     scheduler.add_task(task_id="v", worker="w", status="DONE")
     assert scheduler.gate.state.tasks == {}
 
@@ -708,8 +708,8 @@ class TestStockWorkersWithoutARun:
 def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
     scheduler.gate.started("v", "r1")
-    scheduler.gate.state.hold("v", "key", 0)
-    scheduler.gate.state.stopped("v")
+    holds.hold(scheduler.gate.state, "v", "key", 0)
+    endings.stopped(scheduler.gate.state, "v")
     assert scheduler.gate.verdict("v") == "key"
     service: Any = SimpleNamespace(state=scheduler.gate.state, scheduler=scheduler, told={})
     since = time.monotonic()

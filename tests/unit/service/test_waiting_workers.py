@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest
+from scheduler_patch.dispatch import endings, holds, workers
 from scheduler_patch.dispatch.feed import approve, draw
 from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.dispatch.reasons import Reasons
@@ -81,7 +82,7 @@ def release(waiting: Waiting) -> None:
     waiting.scheduler.add_task(worker="v", task_id="other", family="V", spendguard={"run_id": "r1"})
     gate = waiting.scheduler.gate
     gate.started("other", "r1")
-    gate.state.stopped("other")
+    endings.stopped(gate.state, "other")
 
 
 @pytest.mark.parametrize(
@@ -91,9 +92,9 @@ def release(waiting: Waiting) -> None:
         release,
         lambda w: approve(w.state, "r1", "T0", USD, None),
         lambda w: w.scheduler.add_worker("w", [("first_task", "T0")]),
-        lambda w: w.state.end_run("r1"),
+        lambda w: endings.end_run(w.state, "r1"),
         lambda w: w.state.moved(),
-        lambda w: w.state.look_again("T0"),
+        lambda w: holds.look_again(w.state, "T0"),
     ],
     ids=["figures", "release", "approval", "scheduled", "ended", "settings", "duplicate"],
 )
@@ -113,7 +114,7 @@ def test_it_is_looked_at_after_whatever_may_free_its_tasks(
 
 def test_what_a_task_has_left_is_a_matter_of_the_run_that_it_was_dispatched_for(waiting: Waiting) -> None:
     waiting.scheduler.gate.started("T0", "r1")
-    waiting.scheduler.gate.state.stopped("T0")
+    endings.stopped(waiting.scheduler.gate.state, "T0")
     before = waiting.state.versions("w")
     draw(waiting.state, "T0", 0)
     assert waiting.state.versions("w") != before
@@ -124,7 +125,7 @@ def test_what_luigid_was_loaded_with_is_everybodys_and_all_runs_are_a_strangers(
     before = {worker: state.versions(worker) for worker in ("w", "stranger")}
     fed(waiting.scheduler.gate, 1, "r2", seen=1)
     assert [state.versions(worker) == before[worker] for worker in before] == [True, False]
-    state.join("loaded", "r2", "", Announcement("V"))
+    workers.join(state, "loaded", "r2", "", Announcement("V"))
     before = {worker: state.versions(worker) for worker in ("w", "stranger")}
     fed(waiting.scheduler.gate, 2, "r2", seen=2)
     assert [state.versions(worker) == before[worker] for worker in before] == [False, False]
@@ -158,7 +159,7 @@ def test_what_another_run_gives_back_to_the_day_is_everybodys(waiting: Waiting) 
     waiting.scheduler.add_task(worker="v", task_id="other", family="V", spendguard=said)
     gate.started("other", "r2")
     before = waiting.state.versions("w")
-    gate.state.stopped("other")
+    endings.stopped(gate.state, "other")
     assert waiting.state.versions("w") != before
 
 
@@ -220,7 +221,7 @@ def test_who_has_work_is_not_kept_waiting_and_who_waits_for_others_is(waiting: W
         waits = asyncio.create_task(waiting.asked())
         await let_it_look()
         assert not waits.done()
-        gate.state.stopped("first")
+        endings.stopped(gate.state, "first")
         reply = await waits
         assert (reply.ready, reply.waiting) == (1, 0)
 
