@@ -265,7 +265,7 @@ class LocalLedgerClient(LedgerClient):
         kept = partial(Kept.of, what, rpcs.FINISH, request)
         self._outbox.tell(what, lambda: self._do(lambda service: service.finish(request)), kept)
 
-    def close_run(self, request: CloseRunRequest) -> None:
+    def close_run(self, request: CloseRunRequest, *, is_plain: bool = False) -> None:
         what = f"the end of run {request.name}"
         kept = partial(Kept.of, what, rpcs.CLOSE_RUN, request)
 

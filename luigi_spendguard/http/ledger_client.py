@@ -18,7 +18,7 @@ from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
 from luigi_spendguard.http.lost_calls import asking, heard, left_ends, note, saying
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox, is_for_good
-from luigi_spendguard.http.rpc_answers import read_answer
+from luigi_spendguard.http.rpc_answers import NoBudgets, read_answer
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.http.spool import Kept, LeftMessage, Spool
@@ -105,8 +105,11 @@ class LedgerClient(Protocol):
         `key`: its vault key, where it says so itself; what it gathers may be left to its worker.
         """
 
-    def close_run(self, request: CloseRunRequest) -> None:
-        """Tell that a root has completed, now or later."""
+    def close_run(self, request: CloseRunRequest, *, is_plain: bool = False) -> None:
+        """Tell that a root has completed, now or later.
+
+        `is_plain`: its worker has met no vendor task; a stock luigid is not told of that.
+        """
 
     def blocked(self, request: BlockedRequest) -> BlockedReply:
         """Return what of a worker is blocked and why, after `wait_s` seconds or when something was freed."""
@@ -224,13 +227,16 @@ class HttpLedgerClient(LedgerClient):
             return
         self._gathering.say_with(lambda gathered: self._say(Gathered(gathered.ends, request), key))
 
-    def close_run(self, request: CloseRunRequest) -> None:
+    def close_run(self, request: CloseRunRequest, *, is_plain: bool = False) -> None:
+        def say() -> None:
+            try:
+                say_in_doubt(self._ask(rpcs.CLOSE_RUN, request))
+            except NoBudgets:
+                if not is_plain:
+                    raise
+
         what = f"{rpcs.CLOSE_RUN.name} of {request.name}"
-        self._outbox.tell(
-            what,
-            lambda: say_in_doubt(self._ask(rpcs.CLOSE_RUN, request)),
-            lambda: Kept.of(what, rpcs.CLOSE_RUN, request),
-        )
+        self._outbox.tell(what, say, lambda: Kept.of(what, rpcs.CLOSE_RUN, request))
 
     def take_over(self, *, at_once: bool = False) -> None:
         if not at_once and time.monotonic() < self._looks_again:

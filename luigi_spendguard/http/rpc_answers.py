@@ -19,6 +19,11 @@ from luigi_spendguard.protocol.rpcs import Rpc
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
+
+class NoBudgets(PluginError):
+    """The scheduler is a stock one: it knows of no run."""
+
+
 #: What a proxy answers while luigid is not there, or does not answer; luigid itself says more.
 _OF_PROXIES = (502, 503, 504)
 
@@ -26,7 +31,7 @@ _OF_PROXIES = (502, 503, 504)
 def read_answer(rpc: Rpc[Q, R], who: str, status: int, data: bytes, is_luigids: bool = False) -> R:
     """Return a reply; `who` answered, and `is_luigids`: luigid itself, which has marked it (`ANSWERED`).
 
-    A reply says by its form whose it is. Raises NotThere, LedgerUnavailable, PluginError, SpendDenied.
+    A reply says by its form whose it is. Raises NotThere, LedgerUnavailable, NoBudgets, SpendDenied.
     """
     try:
         answer = json.loads(data)
@@ -51,7 +56,7 @@ def _refusal(method: str, who: str, status: int, body: dict[str, Any], is_luigid
     What luigid has not said itself decides nothing: it may have done what it was asked, or may yet be asked.
     """
     if status == 404 and not is_luigids and "error" not in body:
-        return PluginError(
+        return NoBudgets(
             f"{who} keeps no budgets: run luigid-spendguard there instead of luigid. Vendor tasks are "
             f"refused until then. (Where it is luigid-spendguard, {method} is new: {UPGRADE})"
         )

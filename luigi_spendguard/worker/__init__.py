@@ -196,7 +196,8 @@ class GuardedWorker(luigi.worker.Worker):
         for name, run_id in runs.items():
             known = guard.run_ids.pop(name, None)
             with quietly(f"The run of {name} was not closed"):
-                guard.client().close_run(CloseRunRequest(name, run_id or known, str(uuid.uuid4())))
+                closing = CloseRunRequest(name, run_id or known, str(uuid.uuid4()))
+                guard.client().close_run(closing, is_plain=not guard.vendor_seen)
 
     # Running and reporting.
 

@@ -26,6 +26,8 @@ import os, luigi
 from pathlib import Path
 if os.environ.get("GUARDED"):
     import luigi_spendguard.tasks
+    class NotNeeded(luigi_spendguard.tasks.VendorTask, luigi.Task):
+        pass
 OUT = Path(os.environ["OUT_DIR"])
 
 class Output(luigi.Task):
@@ -139,6 +141,20 @@ def test_a_guarded_worker_with_plain_tasks_works_with_a_stock_luigid(
     stock = ran(tmp_path / "stock", vendor_of_both, "tests.support.stock_luigid", 1)
     ours = ran(tmp_path / "ours", vendor_of_both, "tests.support.stock_luigid", 1, GUARDED="1")
     assert ours == stock
+
+
+@pytest.mark.parametrize("is_complete", [False, True], ids=["is run", "was run before"])
+def test_nor_is_a_stock_luigid_told_how_a_plain_root_ends(
+    tmp_path: Path, vendor_of_both: FakeStripe, is_complete: bool
+) -> None:
+    with Site(tmp_path, stripe=vendor_of_both, start=False) as site:
+        (tmp_path / "plain.py").write_text(PIPELINE)
+        site.start("tests.support.stock_luigid")
+        for _ in range(1 + is_complete):
+            code, out = site.luigi("Leaf", "--number", "1", module="plain", GUARDED="1")
+        assert (code, "This progress looks :)" in out) == (0, True)
+        assert "spend_" not in out
+        assert not site.state_home.exists(), "something waits for a ledger that there is none of"
 
 
 def test_no_configuration_of_ours_and_no_token_are_needed(tmp_path: Path, vendor_of_both: FakeStripe) -> None:
