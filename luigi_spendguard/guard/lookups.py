@@ -132,7 +132,8 @@ class LookUps:
             quote.target or "",
             answer.object_id,
         )
-        return replace(reply, headers={**reply.headers, REPLAYED: str(answer.first_at)})
+        headers = {**reply.headers, REPLAYED: str(answer.first_at)}
+        return replace(reply, status=self.vendor.made_status, headers=headers)
 
     def executed(
         self, quote: Quote, answer: ReserveReply, request: Request

@@ -149,6 +149,7 @@ class Vendor(ABC):
         settings: the keys of luigi.cfg that only this vendor has.
         moves_money: what its calls cost is money that they move, and not a price for what it does.
         prices_late: it names prices later: `follow_up` asks for them.
+        made_status: its HTTP status where something was made: what is read in place of that has it, too.
         ruled: operations that are priced by what they ask for, and take no fixed price.
         made_up: idempotency keys of this form may come from the SDK and not from its caller: the call is
             known by them, or else by what it is.
@@ -169,6 +170,7 @@ class Vendor(ABC):
     settings: tuple[Setting, ...] = ()
     moves_money: bool = False
     prices_late: bool = False
+    made_status: int = 200
     ruled: frozenset[str] = frozenset()
     made_up: re.Pattern[str] = re.compile(MADE_UP)
     longest_key: int = 255

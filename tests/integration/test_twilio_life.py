@@ -13,6 +13,7 @@ import pytest
 from luigi_spendguard.errors import BudgetExceeded, SpendDenied
 from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.ledger import corrections
+from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from tests.support.books import Books
 from tests.support.twilio_desk import SID, TwilioDesk
@@ -158,6 +159,17 @@ def test_a_call_whose_reply_was_lost_is_the_operators_to_resolve(desk: TwilioDes
     desk.again()
     with pytest.raises(SpendDenied, match="no list in which it could be found"):
         desk.post(path, said)
+
+
+def test_what_an_operator_has_named_is_answered_as_what_twilio_has_made(desk: TwilioDesk) -> None:
+    """Whoever goes by the documented 201 would send it again."""
+    lost(desk, "drop_after")
+    [call], [sent] = desk.calls(), desk.fake.sent()
+    said = corrections.Resolution(Micros(10_000), sent["sid"])
+    desk.books.write(corrections.resolve, call["id"], said, "by hand")
+    desk.again()
+    reply = desk.message()
+    assert (reply.status, json.loads(reply.body)["sid"], desk.posts()) == (201, sent["sid"], 1)
 
 
 def test_the_list_that_cannot_be_asked_now_leaves_it_in_doubt(desk: TwilioDesk) -> None:

@@ -65,6 +65,7 @@ class Twilio(Vendor):
     asks = ("x-twilio-", "flex-metadata", "ui-version")
     kept_answer = ("content-type", "twilio-request-id")
     prices_late = True
+    made_status = outcomes.MADE
     reading = ("list", "fetch")
     pages = {
         "SM": "https://www.twilio.com/console/sms/logs/",

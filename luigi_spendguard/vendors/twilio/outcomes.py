@@ -16,6 +16,8 @@ from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply
 
 #: What is found in a list may have been made so much before it was asked for: both clocks, whole seconds.
 _SKEW_MS = 5_000
+#: The HTTP status with which Twilio answers what has made something.
+MADE = 201
 #: The most of a list that may be an earlier send.
 _MOST = 100
 #: A price above it, in any currency, is not believed.
@@ -112,7 +114,7 @@ def find_matches(form: Mapping[str, list[str]], listed: Reply, since_ms: int) ->
     for one in reversed(objects if isinstance(objects, list) else []):
         if isinstance(one, dict) and _is_match(one, form, since_ms):
             body = json.dumps(one).encode()
-            matches[one["sid"]] = Reply(201, {"content-type": "application/json"}, body)
+            matches[one["sid"]] = Reply(MADE, {"content-type": "application/json"}, body)
     return dict(list(matches.items())[:_MOST])
 
 
