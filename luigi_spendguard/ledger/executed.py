@@ -6,15 +6,13 @@ that it was not sent, or the vendor has executed what it refused. What another c
 the key is no such count: that is let go where its sender, or an operator, says that nothing was sent. Where
 it gets its own answer, it finds the object counted.
 
-What other calls have said of the object since it was executed is newer. By an older state nothing is freed
-that they count, or that they have relied on: a call reserves what exceeds all that is counted, and reserved,
-before it. Nor is anything taken again that they have given back.
+What other calls have said of the object since it was executed is newer: what an older state may not free says
+`handover.at_least`. Nor is anything taken again that they have given back.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from luigi_spendguard.ledger.budgets import cost_so_far
 from luigi_spendguard.ledger.database import Row, Tx
@@ -85,46 +83,3 @@ def _without(message: EndRequest, others: set[str]) -> EndRequest:
 def is_kept(message: EndRequest) -> bool:
     """Return whether a reply is what its vendor had kept under the call's key."""
     return message.kept or message.executed_before
-
-
-def least(tx: Tx, row: Row, message: EndRequest, object_id: str | None, before: int, own: int) -> int:
-    """Return what an object counts for at the least, whatever a reply says, in micro-dollars.
-
-    `before`: what others count of it; `own`: what this call does.
-    """
-    if object_id is None:
-        return 0
-    at = _others_at(row, object_id)
-    if own and (is_kept(message) or not tx.value(_TURN, *at[:3], row["id"])) and tx.value(_RELYING, *at):
-        return before + own
-    since = _FIRST_OF_KEY if is_kept(message) else _LAST
-    return before if tx.value(_OVERLAPPED.format(since), *at, *([row["wire_key"]] * is_kept(message))) else 0
-
-
-def _others_at(row: Row, object_id: str) -> tuple[Any, ...]:
-    return row["vendor"], row["account"], object_id, row["relayed"], row["id"]
-
-
-#: Nobody has acted on the object since the call was granted last.
-_TURN = "SELECT 1 FROM turn WHERE vendor = ? AND account = ? AND object_id = ? AND call_id = ?"
-_AT_OBJECT = (
-    "SELECT 1 FROM call WHERE vendor = ?1 AND account = ?2 AND object_id = ?3 AND relayed = ?4 AND id <> ?5"
-    " AND wire_key <> ''"
-)
-_LAST = "(SELECT max(id) FROM journal WHERE call_id = ?5 AND kind = 'reserve')"
-#: What was reserved first under the key ?6: it may have been executed since then.
-_FIRST_OF_KEY = (
-    "(SELECT min(id) FROM journal WHERE kind = 'reserve' AND call_id IN (SELECT id FROM call WHERE"
-    " vendor = ?1 AND account = ?2 AND relayed = ?4 AND (id = ?5 OR object_id = ?3 AND wire_key = ?6)))"
-)
-#: Another call has acted on the object, or may have, since this one has reserved what it counts for.
-_RELYING = (
-    f"{_AT_OBJECT} AND (state IN ('pending','in_doubt') OR state = 'settled' AND status BETWEEN 200 AND 299)"
-    " AND EXISTS (SELECT 1 FROM journal WHERE journal.call_id = call.id AND kind IN ('reserve','settle')"
-    f" AND journal.id > {_LAST}) LIMIT 1"
-)
-#: Another call on the object was under way with this one: which came last is not known.
-_OVERLAPPED = (
-    f"{_AT_OBJECT} AND (state IN ('pending','in_doubt') OR state = 'settled' AND EXISTS (SELECT 1"
-    " FROM journal WHERE journal.call_id = call.id AND kind = 'settle' AND journal.id > {0})) LIMIT 1"
-)

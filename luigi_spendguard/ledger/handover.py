@@ -2,7 +2,8 @@
 
 A call on an object reserves and spends what exceeds that which the object counts for already, by whichever
 call: it relies on that one's money. Where this turns out to be nobody's (the call was not sent, cost less, or
-was about another object) it is handed over to who relies on it, in that one's own budgets.
+was about another object) it is handed over to who relies on it, in that one's own budgets. What a reply says
+of an object frees nothing that is needed by who has acted on it since, or still may: that is the newer word.
 """
 
 from __future__ import annotations
@@ -79,10 +80,35 @@ def _counted(tx: Tx, call: Row, object_id: str) -> int:
     return counted_for(tx, call["vendor"], call["account"], [object_id])
 
 
-def may_move(tx: Tx, call: Row, object_id: str) -> int:
-    """Return what open calls on an object but `call` may still let it move in all, in micro-dollars."""
+#: Nobody has acted on the object since the call was granted last.
+_TURN = "SELECT 1 FROM turn WHERE vendor = ? AND account = ? AND object_id = ? AND call_id = ?"
+_LAST = "SELECT max(id) FROM journal WHERE call_id = ? AND kind = 'reserve'"
+#: What was reserved first for call ?1, or for another on its object under its key.
+_FIRST_OF_KEY = (
+    "SELECT min(id) FROM journal WHERE kind = 'reserve' AND call_id IN (SELECT id FROM call WHERE"
+    " vendor = ?2 AND account = ?3 AND relayed = ?5 AND (id = ?1 OR object_id = ?4 AND wire_key = ?6))"
+)
+
+
+def at_least(tx: Tx, call: Row, object_id: str, before: int, own: int, *, is_kept: bool) -> int:
+    """Return what an object counts for, in micro-dollars, whatever the reply to `call` says of it.
+
+    Where others have acted on it since, or still may, nothing is let go that they count (`before`), nor of
+    what the call counts itself (`own`) what they rely on. `is_kept`: the reply may be as old as the first use
+    of the call's key; else it is newer than all before its turn.
+    """
+    at = call["vendor"], call["account"], object_id
+    if is_kept:
+        since = tx.value(_FIRST_OF_KEY, call["id"], *at, call["relayed"], call["wire_key"])
+    else:
+        since = tx.value(_LAST, call["id"])
     needs = _needs(tx, call, object_id)
-    return max((need.micros for need in needs if need.call["state"] in _OPEN), default=0)
+    newer = [need for need in needs if need.call["state"] in _OPEN or need.call["ended_at"] > (since or 0)]
+    if not newer:
+        return 0
+    if not is_kept and tx.value(_TURN, *at, call["id"]):
+        newer = [need for need in newer if need.call["state"] in _OPEN]
+    return max(before, min(before + own, max((need.micros for need in newer), default=0)))
 
 
 def relying_on(tx: Tx, call: Row) -> str | None:

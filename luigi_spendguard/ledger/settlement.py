@@ -11,8 +11,8 @@ from luigi_spendguard.ledger.budgets import DAYS_OF, JournalEntry, cost_so_far, 
 from luigi_spendguard.ledger.calls import CALL, GRANT_MS, Scope, tombstone, uses_up
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
-from luigi_spendguard.ledger.executed import as_executed, least
-from luigi_spendguard.ledger.handover import may_move, relying_on
+from luigi_spendguard.ledger.executed import as_executed, is_kept
+from luigi_spendguard.ledger.handover import at_least, relying_on
 from luigi_spendguard.ledger.keys import EXPIRED
 from luigi_spendguard.ledger.names import of_payer, of_run
 from luigi_spendguard.ledger.objects import (
@@ -144,18 +144,16 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         total = _total(message, before)
         if row["object_id"] is None and object_id is not None:
             total = max(total, at_object)  # Who acted on it has known it: that is newer than what opened it.
-        if total < before + own:
-            total = max(total, least(tx, row, message, object_id, before, own))
+        elsewhere = apart + (beside if message.covers_stay else 0)
+        if object_id is not None and total < before + own:
+            least = at_least(tx, row, object_id, before - elsewhere, own, is_kept=is_kept(message))
+            total = max(total, least + elsewhere)
         actual, given_back = max(0, total - before), before - open_micros - total
         says = _total(message, max(0, before - open_micros))
         if row["object_id"] is None:
             says = max(says, at_object - open_micros)
         total = max(total, min(total, before - open_micros) + open_micros)
-        elsewhere = apart + (beside if message.covers_stay else 0)
         says, total = max(0, says - elsewhere), max(0, total - elsewhere)
-        if own > actual and row["object_id"] is not None:
-            kept = max(0, min(own - actual, may_move(tx, row, row["object_id"]) - total))
-            actual, total = actual + kept, total + kept
         if late:  # An operator resolved it before this reply came.
             restate(tx, row, actual, "a reply came after it was resolved", forced=True)
         else:
