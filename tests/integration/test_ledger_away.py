@@ -17,7 +17,7 @@ from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.ledger_client import GIVE_UP_S, HttpLedgerClient
 from luigi_spendguard.ledger import Ledger, runs
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol.rpcs import OpenRunRequest
+from luigi_spendguard.protocol.rpcs import CloseRunRequest, OpenRunRequest
 from luigi_spendguard.redaction import Secret
 from scheduler_patch.service import ledger as service
 from tests.support.asking import ADMIN, WORKER
@@ -131,6 +131,23 @@ def test_a_page_that_takes_a_server_long_is_waited_for(
     monkeypatch.setattr(service, "ATTEND_S", 0.1)
     luigid = AtServer(tmp_path, url)
     assert luigid.do(luigid.service.browse(lambda tx: tx.value("SELECT count(pg_sleep(1.5))"))) == 1
+    luigid.end()
+
+
+def test_the_end_of_a_root_without_a_run_does_not_need_it(
+    server: PostgresServer, url: str, tmp_path: Path
+) -> None:
+    """As is that of every plain pipeline: it would be tried for 30 s, and kept for later."""
+    luigid = AtServer(tmp_path, url)
+    luigid.do(luigid.service.open_run(OpenRunRequest("Paying_1", True, "Paying", "Paying_1")))
+    server.kill()
+    assert not luigid.do(luigid.service.close_run(CloseRunRequest("Plain_1", None, "once"))).closed
+    for run_id in (None, "Paying_1"):
+        with pytest.raises(LedgerUnavailable, match=AWAY):
+            luigid.do(luigid.service.close_run(CloseRunRequest("Paying_1", run_id, "once")))
+    with pytest.raises(LedgerUnavailable, match=AWAY):  # Its worker knows better.
+        luigid.do(luigid.service.close_run(CloseRunRequest("Plain_1", "Plain_1~2", "once")))
+    server.start()
     luigid.end()
 
 
