@@ -23,7 +23,13 @@ from luigi_spendguard.ledger.budgets import (
 from luigi_spendguard.ledger.calls import uses_up
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
 from luigi_spendguard.ledger.handover import hand_over, held_by, take_back
-from luigi_spendguard.ledger.objects import counted_for, find_object, forget_objects, restate_object
+from luigi_spendguard.ledger.objects import (
+    counted_for,
+    find_object,
+    forget_objects,
+    forget_worth,
+    restate_object,
+)
 from luigi_spendguard.ledger.runs import freeze
 from luigi_spendguard.money import Micros, format_usd, with_fees
 from luigi_spendguard.vendors import FollowedUp
@@ -146,6 +152,8 @@ def _count(tx: Tx, row: Row, object_id: str | None, total: Micros, *, forced: bo
     one = row["vendor"], row["account"], [object_id]
     before = counted_for(tx, *one)
     restate_object(tx, row, object_id, total)
+    if row["object_id"] is not None:  # The word is about money: what a change has left only the vendor knows.
+        forget_worth(tx, row, object_id)
     let_go = before - counted_for(tx, *one)
     return hand_over(tx, row, object_id, let_go, forced=forced) if let_go > 0 else []
 

@@ -46,6 +46,12 @@ def object_of(tx: Tx, ask: ReserveRequest) -> Row | None:
     return None if ask.object_id is None else find_object(tx, ask.vendor, ask.account, ask.object_id)
 
 
+def worth_of(tx: Tx, ask: ReserveRequest) -> int:
+    """Return the most that the object of a call can be made to move, in micro-dollars; 0: it is not known."""
+    known = object_of(tx, ask)
+    return int(known["worth_micros"]) if known else 0
+
+
 def counted_for(tx: Tx, vendor: str, account: str, object_ids: Iterable[str]) -> int:
     """Return what objects count for together, in micro-dollars."""
     known = (find_object(tx, vendor, account, object_id) for object_id in object_ids)
@@ -110,10 +116,10 @@ def _keep(
     )
 
 
-def reserve_object(tx: Tx, call: Row, ask: ReserveRequest, amount: int, total: int) -> None:
+def reserve_object(tx: Tx, call: Row, ask: ReserveRequest, amount: int) -> None:
     """Let the object of a call count for what is reserved: an equal call of another thread reserves the rest.
 
-    `amount` is reserved now, `total` in all; in micro-dollars.
+    `amount` is in micro-dollars. What the object is worth the vendor has yet to say.
     """
     assert ask.object_id is not None
     _keep(
@@ -121,7 +127,7 @@ def reserve_object(tx: Tx, call: Row, ask: ReserveRequest, amount: int, total: i
         call,
         ask.object_id,
         amount,
-        max(amount, total),
+        0,
         "" if ask.owner_unknown else " ".join(ask.customer),
         known="UPDATE SET counted_micros = vendor_object.counted_micros + ?6",
     )
@@ -184,6 +190,13 @@ def restate_object(tx: Tx, call: Row, object_id: str | None, total: int) -> None
         _keep(tx, call, object_id, total, max(total, call["reserved_micros"]))
 
 
+def forget_worth(tx: Tx, call: Row, object_id: str) -> None:
+    """Take it that nobody knows what an object is worth: it is looked up before it is acted on."""
+    _check_held(tx, call["vendor"], call["account"], [object_id])
+    at = call["vendor"], call["account"], object_id
+    tx.run(f"UPDATE vendor_object SET worth_micros = 0 WHERE {_ONE}", *at)
+
+
 def _recount(tx: Tx, call: Row, object_id: str, less: int, more: int) -> int:
     """Let an object count for `less` micro-dollars less, and `more` more; return whether it is known."""
     _check_held(tx, call["vendor"], call["account"], [object_id])
@@ -207,7 +220,7 @@ def hand_over_object(tx: Tx, call: Row, to: Row, object_id: str, amount: int) ->
         to,
         object_id,
         amount,
-        amount,
+        0,
         known="UPDATE SET counted_micros = vendor_object.counted_micros + ?6",
     )
     tx.run(

@@ -39,6 +39,7 @@ from luigi_spendguard.ledger.objects import (
     object_of,
     reserve_object,
     uncontested,
+    worth_of,
 )
 from luigi_spendguard.ledger.replays import (
     answer_repeated,
@@ -151,6 +152,8 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         check_duplicate(tx, scope, ask, identity)
     if wait := wait_for_turn(tx, scope, ask, row["id"]):
         return wait
+    if ask.total_micros is None and not worth_of(tx, ask):
+        return ReserveReply("look_up", row["id"], ask.ask)
     take_turn(tx, scope, ask, row["id"])
     used = count_tries(tx, identity)
     taken = _take_money(tx, scope, ask)
@@ -200,7 +203,7 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     warning = "" if ask.read else check_duplicate(tx, scope, ask, identity)
     if wait := wait_for_turn(tx, scope, ask, ask.call_id):
         return wait
-    if ask.total_micros is None and object_of(tx, ask) is None:
+    if ask.total_micros is None and not worth_of(tx, ask):
         return ReserveReply("look_up", ask.call_id, ask.ask)
     used = 0 if ask.read else count_tries(tx, identity)
     key = wire_key(ask, identity, used)
@@ -358,7 +361,7 @@ def _keep_taken(tx: Tx, row: Row, ask: ReserveRequest, taken: _Taken) -> None:
     links = [(row["id"], budget_id) for budget_id in taken.budgets]
     tx.later(_linking(len(links)), *chain.from_iterable(links))
     if taken.amount and ask.object_id is not None:
-        reserve_object(tx, row, ask, taken.amount, taken.total)
+        reserve_object(tx, row, ask, taken.amount)
     if not ask.read:
         journal(tx, JournalEntry("reserve", run_id=row["run_id"], call_id=row["id"], reserved=taken.amount))
 

@@ -59,10 +59,17 @@ class Desk:
         body = f"amount=100&currency=usd&customer=cus_{uuid.uuid4().hex}&confirm=true&payment_method=pm_x"
         return self.post(key, "payment_intents", body)
 
-    def lost(self, key: dict[str, Any], path: str, fault: str = "drop_before", name: str = "") -> str:
+    def lost(
+        self,
+        key: dict[str, Any],
+        path: str,
+        fault: str = "drop_before",
+        name: str = "",
+        body: str = "payment_method=pm_x",
+    ) -> str:
         """Make a call whose answer is lost (or that never comes to Stripe); return it."""
         self.stripe.fault(fault, match=f"POST /v1/{path}")
-        assert self.post(key, path, name=name) == 502
+        assert self.post(key, path, body, name) == 502
         return self.in_doubt(key)
 
     def in_doubt(self, key: dict[str, Any]) -> str:
@@ -142,6 +149,44 @@ def test_an_invoice_that_was_not_paid_and_was_sent_is_paid_by_the_next_attempt(g
     assert (desk.spent()[0], desk.stripe.moved()) == ("1.00", 0)  # The customer may pay it on its page.
     assert desk.post(desk.a, f"invoices/{invoice}/pay", name="pay") == 200
     assert (desk.spent()[0], desk.stripe.moved()) == ("1.00", 100)
+
+
+@pytest.mark.parametrize("said", [None, {"not_sent": True}, {"spent_usd": "0"}])
+@pytest.mark.parametrize("body", ["amount=40&currency=usd", "amount=40"], ids=["priced", "looked up"])
+def test_what_never_came_says_nothing_of_what_an_object_is_worth(
+    gateway: Site, body: str, said: dict[str, Any] | None
+) -> None:
+    desk = Desk(gateway, cap=0.5)
+    intent = f"payment_intents/{desk.intent()}"
+    lost = desk.lost(desk.a, intent, body=body)
+    if said is not None:
+        desk.resolve(lost, **said)
+    for key in (desk.a, desk.b):
+        assert (desk.post(key, f"{intent}/confirm"), desk.stripe.moved()) == (429, 0)
+
+
+def test_what_stripe_refuses_says_nothing_of_what_an_object_is_worth(gateway: Site) -> None:
+    desk = Desk(gateway, cap=0.5)
+    intent = f"payment_intents/{desk.intent()}"
+    desk.stripe.fault("status", status=429, match=f"POST /v1/{intent}")
+    assert desk.post(desk.a, intent, "amount=40&currency=usd") == 429
+    assert (desk.post(desk.a, f"{intent}/confirm"), desk.stripe.moved()) == (429, 0)
+
+
+def test_an_operators_word_of_a_change_leaves_what_its_object_is_worth_to_stripe(gateway: Site) -> None:
+    """A change of an amount has spent nothing, executed or not; only Stripe knows what can be moved now."""
+    desk = Desk(gateway)
+    body = "amount=100&currency=usd&customer=cus_1&payment_method=pm_x"
+    assert desk.post(desk.a, "payment_intents", body) == 200
+    [intent] = [
+        one["id"] for one in desk.stripe.books()["objects"].values() if one["object"] == "payment_intent"
+    ]
+    raised = gateway.call("POST", f"/runs/{desk.a['run_id']}/top_up", {"usd": "2"}, ADMIN)
+    assert raised[0] == 200
+    lost = desk.lost(desk.a, f"payment_intents/{intent}", "drop_after", body="amount=300&currency=usd")
+    desk.resolve(lost, spent_usd="0")
+    assert desk.charge(desk.a) == 200
+    assert (desk.post(desk.a, f"payment_intents/{intent}/confirm"), desk.stripe.moved()) == (429, 100)
 
 
 def test_no_more_is_counted_than_stripe_says(gateway: Site) -> None:

@@ -52,7 +52,10 @@ class FakeVendor:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Let requests arrive in the block; what they ask for is done, and answered, after it."""
+        """Let requests arrive in the block; what they ask for is done, and answered, after it.
+
+        What only reads at Stripe is answered at once.
+        """
         self.control(options={"held": True})
         try:
             yield

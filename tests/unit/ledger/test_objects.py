@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from luigi_spendguard.ledger import corrections
+from luigi_spendguard.ledger.corrections import Resolution
+from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from tests.support.books import Books
 from tests.support.processes import REPOSITORY
@@ -148,6 +151,41 @@ def test_a_call_voided_by_the_vendor_leaves_its_object_as_it_was(books: Books) -
     assert books.figures() == (100, 0, 0)
     call(books, key, 300, 300, object_id="pi_1", ends={"worth_micros": 300})
     assert books.figures() == (300, 0, 0)
+
+
+class TestWorth:
+    """What a call without an amount reserves is what the vendor has said that its object can move."""
+
+    def confirm(self, books: Books, total: int | None = None) -> ReserveRequest:
+        ask = books.ask(0, object_id="pi_1", acts_on=("pi_1",), target="confirm")
+        return replace(ask, total_micros=total)
+
+    @pytest.mark.parametrize("end", ["void", "doubt"])
+    def test_it_is_not_what_a_call_has_asked_for(self, books: Books, end: str) -> None:
+        key = books.claim("task")
+        books.reserve(key, change := books.ask(40, object_id="pi_1", target="change"))
+        books.end(key, EndRequest(end, change.call_id))
+        ask = self.confirm(books)
+        assert books.reserve(key, ask).verdict == "look_up"
+        assert books.reserve(key, replace(ask, ask=2, total_micros=100)).verdict == "allowed"
+        assert books.figures() == (0, 100, 0)
+
+    def test_it_is_not_what_an_operator_has_said_neither_for_a_call_that_is_tried_again(
+        self, books: Books
+    ) -> None:
+        key = books.claim("task")
+        opened(books, key, "pi_1", 100)
+        ask = self.confirm(books)
+        assert books.reserve(key, ask).verdict == "allowed"
+        books.end(key, EndRequest("void", ask.call_id))
+        books.reserve(key, change := books.ask(300, object_id="pi_1", target="change"))
+        books.end(key, EndRequest("doubt", change.call_id))
+        assert books.reserve(key, replace(ask, ask=2)).verdict == "allowed", "the change counts for itself"
+        books.end(key, EndRequest("void", ask.call_id, 2))
+        books.write(corrections.resolve, change.call_id, Resolution(Micros(0)), "said")
+        assert books.reserve(key, replace(ask, ask=3)).verdict == "look_up"
+        assert books.reserve(key, replace(ask, ask=4, total_micros=300)).verdict == "allowed"
+        assert books.figures() == (100, 200, 0)
 
 
 def test_one_module_alone_reads_and_writes_what_is_known_of_objects() -> None:
