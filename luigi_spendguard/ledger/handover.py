@@ -23,7 +23,8 @@ from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.objects import counted_for, hand_over_object
 from luigi_spendguard.ledger.runs import freeze
 from luigi_spendguard.money import Micros, format_usd
-from luigi_spendguard.protocol.commands import rounded, top_up
+from luigi_spendguard.protocol import command
+from luigi_spendguard.protocol.commands import USD, rounded, top_up
 
 _OPEN = ("pending", "in_doubt")
 #: A vendor's word that came after an operator's: nobody knows of when it is.
@@ -154,13 +155,10 @@ def _give(tx: Tx, call: Row, to: Row, object_id: str, amount: int, *, forced: bo
     is_open = to["state"] in _OPEN
     full = take_money(tx, budgets_of(tx, to["id"]), Micros(amount))
     if full is not None and (is_open or not forced):
-        short = full["spent_micros"] + full["reserved_micros"] + full["overrun_micros"] + amount
-        more = top_up(to["run_id"], rounded(max(1, short - full["cap_micros"])), full["scope"], full["part"])
         raise Conflict(
             f"call {to['id']} (run {to['run_id']}) acts on {object_id}, too, and relies on {usd} of it that "
             f"call {call['id']} would let go: it has to count that itself, and its budgets have no room for "
-            f"that. Nothing was changed: {more} first"
-            + ("" if is_open else ', or repeat it with --overrun ({"overrun": true})')
+            f"that. Nothing was changed: {_room(tx, to, full, amount)}"
         )
     if full is not None:
         move_money(tx, to, JournalEntry("correct", overrun=amount, note=note))
@@ -170,6 +168,24 @@ def _give(tx: Tx, call: Row, to: Row, object_id: str, amount: int, *, forced: bo
         journal(tx, JournalEntry("hand_over", to["run_id"], to["id"], reserved=amount, note=note))
         _spend(tx, to, amount, note)
     hand_over_object(tx, call, to, object_id, amount)
+
+
+def _room(tx: Tx, to: Row, full: Row, amount: int) -> str:
+    """Return what lets call `to` count `amount` more, for which a budget is too full."""
+    ways = []
+    if not tx.value("SELECT 1 FROM run WHERE run_id = ? AND state = 'revoked'", to["run_id"]):
+        short = full["spent_micros"] + full["reserved_micros"] + full["overrun_micros"] + amount
+        more = rounded(max(1, short - full["cap_micros"]))
+        ways.append(f"{top_up(to['run_id'], more, full['scope'], full['part'])} first")
+    if to["state"] not in _OPEN:
+        ways.append('repeat it with --overrun ({"overrun": true})')
+    if ways:
+        return ", or ".join(ways)
+    return (
+        "its run is revoked, and is topped up no more. End that call first: "
+        f"{command('resolve', to['id'], '--spent', USD, '--overrun')} if the vendor's books have it, "
+        f"{command('resolve', to['id'], '--not-sent')} if they do not"
+    )
 
 
 def take_back(tx: Tx, call: Row, object_id: str, amount: int) -> None:

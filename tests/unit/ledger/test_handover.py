@@ -200,6 +200,23 @@ def test_what_is_under_way_is_no_overrun(books: TwoRuns) -> None:
     assert (books.figures(), books.of_other()) == ((0, 0, 0), (0, 500, 0))
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+def test_of_a_run_that_is_revoked_no_top_up_is_named(books: TwoRuns, is_open: bool) -> None:
+    lost = books.lost(books.key)
+    relies = books.lost(books.other) if is_open else books.settled(books.other, 300)
+    books.reserve(books.other, books.ask(200))
+    books.write(runs.revoke, "other")
+    with pytest.raises(Conflict) as refused:
+        books.say(lost, None)
+    text = str(refused.value)
+    assert "top-up" not in text
+    if is_open:
+        assert f"`spendguard resolve {relies.call_id} --spent USD --overrun`" in text
+        books.say(relies, 300, overrun=True)
+    books.say(lost, None, overrun=not is_open)
+    assert (books.figures(), books.of_other()) == ((0, 0, 0), (0, 200, 300))
+
+
 def test_what_relies_on_a_call_in_doubt_is_said_after_that_one(books: TwoRuns) -> None:
     first, second = books.lost(books.key), books.lost(books.other)
     with pytest.raises(Conflict, match=f"call {first.call_id}, on pi_1 as well, has reserved"):
