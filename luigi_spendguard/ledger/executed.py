@@ -22,9 +22,11 @@ from luigi_spendguard.protocol import EndRequest
 #: For so long at least a vendor keeps what it has answered; a later call under the key may be executed anew.
 _KEPT_MS = 24 * 3_600_000
 _OTHERS = "vendor = ?1 AND account = ?2 AND wire_key = ?3 AND relayed = ?4 AND id <> ?5"
-#: The vendor's own word has ended it under the same key: it acted on the object (?8), or opened it, at money.
+#: The vendor's own word has ended it under the same key: it acted on the object (?8), or opened it, at money;
+#: or was declined, and left it open.
 _BOOKED = (
-    f"SELECT id FROM call WHERE (object_id = ?6 OR id = ?7) AND {_OTHERS} AND status BETWEEN 200 AND 299"
+    f"SELECT id FROM call WHERE (object_id = ?6 OR id = ?7) AND {_OTHERS}"
+    " AND (status BETWEEN 200 AND 299 OR declined = 1)"
     " AND (?8 = 1 AND granted_at >= ?9 OR ?8 = 0 AND settled_micros + overrun_micros > 0) LIMIT 1"
 )
 #: They count for what was executed under the same key, and nobody has said of which object.

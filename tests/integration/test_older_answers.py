@@ -115,6 +115,23 @@ def test_what_was_cancelled_since_is_not_counted_again(runs: tuple[Run, Run], lo
 
 
 @lossy
+@pytest.mark.parametrize("since", ["cancel", "amount=100&currency=usd"])
+def test_what_a_decline_had_left_open_is_not_counted_again(
+    runs: tuple[Run, Run], lossy: bool, since: str
+) -> None:
+    first, second = runs
+    intent = first.made("payment_intents", INTENT.replace("100", "300"), "create")["id"]
+    path, card = f"payment_intents/{intent}", "payment_method=pm_card_chargeDeclined"
+    assert first.post(f"{path}/confirm", card, "confirm")[0] == 402
+    is_cancel = since == "cancel"
+    first.made(f"{path}/cancel" if is_cancel else path, "" if is_cancel else since, "since")
+    if lossy:
+        second.lost(f"{path}/confirm", card, "confirm", "drop_before")
+    assert second.post(f"{path}/confirm", card, "confirm")[0] == 402
+    assert (first.counted(), second.counted()) == ((0 if is_cancel else 100, 0), (0, 0))
+
+
+@lossy
 def test_an_item_that_an_invoice_has_taken_along_is_not_counted_again(
     gateway: Site, runs: tuple[Run, Run], lossy: bool
 ) -> None:

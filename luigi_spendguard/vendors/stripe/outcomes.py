@@ -186,7 +186,8 @@ def shape(error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
 def read_outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
     """Read what became of a call; `resent` after an earlier send with an unknown outcome."""
     if not quote.read and (reply.status == 402 or (not resent and _leaves_open(quote, reply))):
-        return _declined(quote, reply, fx)
+        declined = _declined(quote, reply, fx)
+        return _as_kept(declined, resent=resent) if _was_kept(reply) else declined
     if ended := unsuccessful(quote, reply):
         return _refused_halfway(quote, reply, _of_its_key(quote, reply, ended))
     kept = _was_kept(reply)
@@ -194,11 +195,16 @@ def read_outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, D
         outcome = _read_success(quote, reply, kept and not resent, fx)
     except (ValueError, TypeError, KeyError, AttributeError):
         return unbelieved("the reply's amount cannot be read")
-    if not kept or outcome.kind != "settle":
+    return _as_kept(outcome, resent=resent) if kept else outcome
+
+
+def _as_kept(outcome: Outcome, *, resent: bool) -> Outcome:
+    """Return what became of a call by an answer that Stripe had kept: the object may be another one since."""
+    if outcome.kind != "settle":
         return outcome
-    if resent:
-        return replace(outcome, kept=True, note="Stripe had kept its answer")
-    return replace(outcome, kept=True, executed_before=True, note="Stripe had executed it before")
+    said = "Stripe had kept its answer" if resent else "Stripe had executed it before"
+    note = f"{outcome.note}; {said}" if outcome.note else said
+    return replace(outcome, kept=True, executed_before=not resent, note=note)
 
 
 def _was_kept(reply: Reply) -> bool:
