@@ -294,7 +294,7 @@ class Gate:
             yield from self._unaffordable(run, task)
 
     def _unaffordable(self, run: RunState, task: TaskState) -> Iterator[tuple[Verdict, BudgetState | None]]:
-        hold, is_lacking, waits = task.hold, False, False
+        hold, is_lacking, waits = task.hold_in(run), False, False
         if hold is not None and hold.scope == "task" and task.left is not None and hold.asked > task.left:
             yield Verdict.TASK, None
         if run.state == "frozen" and not self.state.repeats(run, task):
@@ -319,7 +319,7 @@ class Gate:
 
     def needs(self, run: RunState, task: TaskState) -> Iterator[tuple[BudgetState, int]]:
         """Yield every budget of a task with what it needs of it; repeating what was paid costs nothing."""
-        hold, repeats = task.hold, self.state.repeats(run, task)
+        hold, repeats = task.hold_in(run), self.state.repeats(run, task)
         for budget in self.state.budgets_of(run, task):
             asked = hold.asked if hold is not None and hold.key == budget.held_as else 0
             yield budget, asked if repeats else max(asked, self._need(task, budget))

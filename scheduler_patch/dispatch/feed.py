@@ -249,7 +249,9 @@ def _hold(state: DispatchState, row: Row) -> Hold | None:
     if row["held_scope"] == "duplicate":
         beside = row["beside_task"]  # None: it has completed since.
         return beside and Hold("duplicate", row["held_part"], row["held_micros"], beside)
-    return Hold(row["held_scope"], "" if row["held_scope"] == "day" else row["held_part"], row["held_micros"])
+    if row["held_scope"] == "day":
+        return Hold("day", "", row["held_micros"])
+    return Hold(row["held_scope"], row["held_part"], row["held_micros"], runs=(row["run_id"],))
 
 
 def _resume(state: DispatchState, task: TaskState, row: Row) -> None:

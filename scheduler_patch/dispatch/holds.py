@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from scheduler_patch.dispatch.model import Hold
+from scheduler_patch.dispatch.model import Hold, TaskState
 from scheduler_patch.dispatch.state import DispatchState
+
+#: Budgets that each run has its own of.
+_INSIDE = ("run", "family", "vendor", "task")
 
 
 def hold(
@@ -15,9 +18,17 @@ def hold(
     """
     task = state.tasks.get(task_id)
     if task is not None:
-        task.hold, task.denied = Hold(scope, "" if scope == "day" else part, asked, beside), True
+        runs = _runs(state, task) if scope in _INSIDE else ()
+        task.hold, task.denied = Hold(scope, "" if scope == "day" else part, asked, beside, runs), True
         if beside:
             state.beside.setdefault(beside, set()).add(task_id)
+
+
+def _runs(state: DispatchState, task: TaskState) -> tuple[str, ...]:
+    """Return the ids of the runs that a task belongs to, first that of its last call."""
+    named = [name for name in (task.held_in, *task.runs) if name is not None]
+    runs = {name: state.run(name) for name in named}
+    return tuple(dict.fromkeys(run.run_id if run is not None else name for name, run in runs.items()))
 
 
 def look_again(state: DispatchState, task_id: str) -> None:

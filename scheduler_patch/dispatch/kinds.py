@@ -21,7 +21,8 @@ class TaskKind(NamedTuple):
     """What the verdict on a task depends on, besides how much it needs.
 
     Attributes:
-        held: scope and part of what has denied it, for a vault key with the run it is of; None for nothing.
+        held: scope and part of what has denied it, for a vault key with the run it is of, and the runs it
+            binds; None for nothing.
         approved: the runs that let it cost what it may; None: that needs no approval.
         refused: it came back from workers, and each of them may have it only once something has changed.
         needs: what its own budget has left, and what it says that it costs, where it was denied an amount.
@@ -35,7 +36,7 @@ class TaskKind(NamedTuple):
     paid: bool
     family: str
     vendors: tuple[str, ...]
-    held: tuple[str, str | None] | None
+    held: tuple[str, str | None, tuple[str, ...]] | None
     approved: tuple[str, ...] | None
     refused: bool
     needs: tuple[int | None, int | None] | None
@@ -59,7 +60,7 @@ def kind_of(task: TaskState, state: DispatchState) -> TaskKind | str:
         task.paid,
         task.family,
         task.vendors,
-        None if hold is None else (hold.scope, _part(task, hold)),
+        None if hold is None else (hold.scope, _part(task, hold), hold.runs),
         _approved(task, state),
         bool(task.refused),
         None if hold is None else (task.left, task.cost),

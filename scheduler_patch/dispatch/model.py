@@ -252,12 +252,15 @@ class Hold:
     """A task was denied: it stays blocked while `asked` exceeds what remains of that budget.
 
     Of the scope `duplicate` it is no budget: it waits beside call `part` of the task `beside`.
+    `runs`: those that it belonged to then, where the budget is one inside a run: what it will ask of one that
+    comes later nobody knows. Empty: whichever pays.
     """
 
     scope: str
     part: str
     asked: int
     beside: str = ""
+    runs: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -412,6 +415,12 @@ class TaskState:
     def held_in(self) -> str | None:
         """The run in which its last call was made: what denied it was of that one."""
         return self.claimed_for or self.pinned
+
+    def hold_in(self, run: RunState) -> Hold | None:
+        """Return what has denied its last call, where that matters if this run pays; None: nothing."""
+        hold = self.hold
+        is_others = hold is not None and hold.runs and run.run_id and run.run_id not in hold.runs
+        return None if is_others else hold
 
     def held_by(self, scope: str) -> bool:
         """Return whether a budget of that scope has denied its last call."""

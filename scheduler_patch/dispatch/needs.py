@@ -57,7 +57,7 @@ def asks(gate: Gate, run: RunState, task: TaskState) -> Iterator[tuple[BudgetSta
     As the gate says it, and beyond that: what it was denied by one budget it will ask of the others, too;
     one that says neither its cost nor its vendors is like others of its family.
     """
-    hold, state = task.hold, gate.state
+    hold, state = task.hold_in(run), gate.state
     repeats = state.repeats(run, task)
     asked = hold.asked if hold is not None and hold.scope in ASKING else 0
     for budget, need in [*gate.needs(run, task), *_of_vendors(gate, run, task)]:
@@ -86,7 +86,7 @@ def _of_vendors(gate: Gate, run: RunState, task: TaskState) -> Iterator[tuple[Bu
     vendors = state.called.get(task.family, ()) if run.run_id and not task.vendors else ()
     for vendor in vendors:
         budget = state.inside(run, "vendor", vendor)
-        if budget is None or (task.hold is not None and task.hold.key == budget.key):
+        if budget is None or ((hold := task.hold_in(run)) is not None and hold.key == budget.key):
             continue
         need = 1 if task.need is None or len(vendors) > 1 else task.need
         yield budget, 0 if state.repeats(run, task) else need

@@ -164,8 +164,8 @@ class DispatchState:
         if not run.run_id:
             return  # Nobody knows which run it is.
         keys = [("family", task.family), *(("vendor", vendor) for vendor in task.vendors)]
-        if task.hold is not None and task.hold.scope in ("family", "vendor"):
-            keys.append(task.hold.key)
+        if (hold := task.hold_in(run)) is not None and hold.scope in ("family", "vendor"):
+            keys.append(hold.key)
         for key in dict.fromkeys(keys):
             if (budget := self.inside(run, *key)) is not None:
                 yield budget

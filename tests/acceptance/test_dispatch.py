@@ -89,3 +89,19 @@ def test_a_task_that_calls_itself_denied_comes_back_once(site: Site, workers: st
     _, said = site.luigi("Denying", "--workers", workers, module=PIPELINE, timeout=60)
     assert "blocked" in said
     assert sorted((site.folder / "out" / "attempts").read_text().split()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["luigid lives", "luigid is restarted"])
+def test_an_amount_that_was_a_mistake_binds_no_later_run(site: Site, restarted: bool) -> None:
+    def run(run_id: str, amount: str) -> None:
+        code, out = site.luigi("Computing", "--run-id", run_id, module=PIPELINE, AMOUNT=amount)
+        assert code == 0, out
+
+    run("first", "50000")
+    run("first", "500")
+    assert len(denied(site)) == 1, "it stays blocked in the run that has denied it"
+    if restarted:
+        (site.folder / "state").unlink(missing_ok=True)
+        site.restart()
+    run("second", "500")
+    assert (site.stripe.moved(), site.run("second")["spent_usd"]) == (500, "5.00")

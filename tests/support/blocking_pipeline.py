@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import luigi
 
 from luigi_spendguard import BudgetExceeded, VendorTask
-from tests.support.pipelines import Output, note
+from tests.support.pipelines import Output, charge, note
 
 
 class Denied(VendorTask, Output):
@@ -19,3 +21,17 @@ class Denied(VendorTask, Output):
 class Denying(luigi.WrapperTask):
     def requires(self) -> list[luigi.Task]:
         return [Denied("a"), Denied("b")]
+
+
+class Computed(VendorTask, Output):
+    """Charges an amount (`AMOUNT`, in cents) that no parameter says, computed wrongly perhaps."""
+
+    def run(self) -> None:
+        self.write(charge("cus_computed", int(os.environ["AMOUNT"])).id)
+
+
+class Computing(luigi.WrapperTask):
+    run_id = luigi.Parameter(significant=False)
+
+    def requires(self) -> luigi.Task:
+        return Computed()

@@ -340,6 +340,22 @@ class TestSharedTasks:
         pay(gate.state, "a")
         assert gate.paying_run("a") == "r1"
 
+    @pytest.mark.parametrize("scope", ["run", "family", "task"])
+    def test_what_one_run_was_asked_for_does_not_bind_another_that_comes_later(
+        self, gate: Gate, scope: str
+    ) -> None:
+        gate.state.rules = Rules(families={"V": 1000})
+        join(gate, "a", 700, announcing=True)
+        gate.started("a", "r1")
+        claimed(gate.state, "a", "r1", "w", "V", (700, 700))
+        holds.hold(gate.state, "a", scope, 5000, "V" if scope == "family" else "")
+        endings.stopped(gate.state, "a")
+        join(gate, "a", 700, announcing=True)
+        assert gate.verdict("a") == ("cap" if scope == "run" else scope), "its own run was submitted again"
+        fed(gate, run_id="r2")
+        join(gate, "a", 700, "r2", worker="w2", announcing=True)
+        assert (gate.verdict("a", "w2"), gate.paying_run("a", "w2")) == (READY, "r2")
+
     def test_a_revoked_run_leaves_it_to_the_other(self, gate: Gate) -> None:
         fed(gate, run_id="r2")
         join(gate, "a")

@@ -246,7 +246,7 @@ def test_what_a_worker_says_of_a_denial_holds_where_the_gate_has_not_heard_of_it
     assert work(scheduler) == "v"
     denial = {"reason": "cap", "budget": "family", "part": "V", "asked_usd": "0.5"}
     scheduler.add_task(task_id="v", worker="w", status="PENDING", spendguard_blocked=denial)
-    assert scheduler.gate.state.tasks["v"].hold == Hold("family", "V", 500_000)
+    assert scheduler.gate.state.tasks["v"].hold == Hold("family", "V", 500_000, runs=("r1",))
 
 
 def test_what_an_unguarded_worker_says_is_shown_without_vault_keys(scheduler: BudgetScheduler) -> None:
