@@ -8,6 +8,7 @@ again before something has changed that may change the answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from enum import Enum
 
 from scheduler_patch.dispatch import holds
@@ -220,14 +221,16 @@ class Gate:
     def came_back(self, task_id: str, worker: str | None) -> None:
         """Take it that a task was blocked at a worker: there it waits until that answer may be another.
 
-        Where the run that was to pay may not pay any more, another one has yet to be asked.
+        Where another run would pay now, or may pay in place of the one that was to, it has yet to be asked.
         """
         task = self.state.tasks.get(task_id)
         if task is None or worker is None:
             return
-        asked = self.state.run(task.pinned)
-        if asked is None or asked in self._candidates(task, worker):
-            task.refused = {**task.refused, worker: self._outlook(task, worker)}
+        asked = self.state.run(task.pinned) or self._payer(task, worker)
+        if asked in self._candidates(task, worker):
+            before = task.refused.get(worker)
+            runs = (before.asked if before is not None else frozenset()) | {asked.run_id}
+            task.refused = {**task.refused, worker: replace(self._outlook(task, worker), asked=runs)}
 
     def _was_refused(self, task: TaskState, worker: str | None) -> bool:
         """Return whether nothing has changed since a task came back from a worker (None: from all of its)."""
@@ -237,7 +240,7 @@ class Gate:
         if before is None:
             return False
         if not self._outlook(task, worker).better_than(before):
-            return True
+            return self._payer(task, worker).run_id in before.asked
         del task.refused[worker]
         return False
 

@@ -277,6 +277,7 @@ class Outlook:
         facts: the runs that may pay, their states and what an operator has approved, what the task declares.
         budgets: window, cap and what remains of each of their budgets.
         left: what remains of the task's own.
+        asked: the runs that were to pay meanwhile, each of which has been asked.
 
     """
 
@@ -284,6 +285,7 @@ class Outlook:
     facts: tuple[object, ...]
     budgets: Mapping[tuple[str, ...], tuple[str, int, int]]
     left: int | None
+    asked: frozenset[str] = frozenset()
 
     def better_than(self, before: Outlook) -> bool:
         """Return whether an attempt may end otherwise than before: less money alone lets nothing pass."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.processes import python
 from tests.support.site import Site
 
 PIPELINE = "tests.support.blocking_pipeline"
@@ -105,3 +108,19 @@ def test_an_amount_that_was_a_mistake_binds_no_later_run(site: Site, restarted: 
         site.restart()
     run("second", "500")
     assert (site.stripe.moved(), site.run("second")["spent_usd"]) == (500, "5.00")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_of_two_roots_of_a_worker_the_one_pays_that_can(site: Site, workers: int) -> None:
+    program = (
+        f"import luigi, {PIPELINE} as tasks\n"
+        "roots = [tasks.Computing(run_id=f'with-{usd}', budget_usd=usd) for usd in ('1', '10')]\n"
+        f"luigi.build(roots, workers={workers})"
+    )
+    env = site.environment(AMOUNT="500")
+    said: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with python("-c", program, env=env, cwd=site.folder, **said) as worker:
+        out, _ = worker.communicate(timeout=60)
+    assert ("This progress looks :)" in out, site.stripe.moved()) == (True, 500), out
+    assert site.run("with-10")["spent_usd"] == "5.00"
+    assert len(denied(site)) == 1

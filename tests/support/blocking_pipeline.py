@@ -31,7 +31,8 @@ class Computed(VendorTask, Output):
 
 
 class Computing(luigi.WrapperTask):
-    run_id = luigi.Parameter(significant=False)
+    run_id = luigi.Parameter()
+    budget_usd = luigi.Parameter(default="", significant=False)
 
     def requires(self) -> luigi.Task:
         return Computed()

@@ -611,6 +611,32 @@ class TestWhatCameBack:
         gate.came_back("a", "w2")
         assert gate.verdict("a") == "refused"
 
+    def test_another_run_of_that_worker_is_asked_once_too(self, gate: Gate) -> None:
+        fed(gate, run_id="r2")
+        for run_id in ("r1", "r2"):
+            join(gate, "a", run_id=run_id)
+
+        def denied(run_id: str, scope: str, part: str = "") -> None:
+            assert (gate.verdict("a", "w"), gate.paying_run("a", "w")) == (READY, run_id)
+            gate.started("a", run_id, "w")
+            claimed(gate.state, "a", run_id, "w", "V", None)
+            holds.hold(gate.state, "a", scope, 700, part)
+            endings.stopped(gate.state, "a")
+            gate.came_back("a", "w")
+
+        gate.state.rules = Rules(vendors={"stripe": 600})
+        fed(gate, 500, cap=500)
+        first = gate.state.run("r1")
+        assert first is not None
+        gate.state.inside(first, "vendor", "stripe")
+        first.budgets["vendor", "stripe"].cap = first.budgets["vendor", "stripe"].remaining = 1000
+        denied("r1", "run")
+        denied("r2", "vendor", "stripe")
+        assert (gate.verdict("a", "w"), gate.paying_run("a", "w")) == ("refused", "r1")
+        fed(gate, 700, cap=700)
+        denied("r1", "run")
+        assert gate.verdict("a", "w") != READY
+
     @pytest.mark.parametrize("how", ["top-up", "approval", "rules", "submitted", "run", "worker"])
     def test_is_freed_by_whatever_may_change_the_answer(self, gate: Gate, how: str) -> None:
         join(gate, "a", 100)
