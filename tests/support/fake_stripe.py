@@ -309,7 +309,7 @@ class Vendor(tornado.web.RequestHandler):
             return
         if OPTIONS["latency"]:
             await asyncio.sleep(OPTIONS["latency"])
-        while OPTIONS["held"] and request.method != "GET":  # Until the test lets the answers go.
+        while OPTIONS["held"] is True or (OPTIONS["held"] and request.method != "GET"):  # Until they may go.
             await asyncio.sleep(0.01)
         if fault["fault"] == "status":
             await self._reply(fault["status"], {"error": {"type": "api_error", "message": "scripted"}})

@@ -51,12 +51,12 @@ class FakeVendor:
         _http.request("POST", f"{self.url}/_control", body=json.dumps(said))
 
     @contextmanager
-    def holding(self) -> Iterator[None]:
+    def holding(self, *, reads: bool = True) -> Iterator[None]:
         """Let requests arrive in the block; what they ask for is done, and answered, after it.
 
-        What only reads at Stripe is answered at once.
+        `reads`: so is what only reads; at Stripe it may be answered at once.
         """
-        self.control(options={"held": True})
+        self.control(options={"held": reads or "writes"})
         try:
             yield
         finally:
