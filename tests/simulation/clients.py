@@ -42,6 +42,7 @@ from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch import gateway
 from scheduler_patch.gateway.replies import Room
+from tests.simulation.vendors import whom_of
 from tests.simulation.world import Broken, Pending, Process, patiently
 
 #: Seconds for which a gateway's answer is waited for: longer than it waits for the vendor.
@@ -212,7 +213,8 @@ class Client:
                     raise GatewayUnreachable("ledger_unavailable", f"nothing was sent: {error!r}") from None
                 check_made(not_denied(reply))
         except NotMade:
-            pass
+            if reply.status == 402:
+                self.site.judge.declined.add((process, number))
         return reply
 
     async def _say_soon(self) -> None:
@@ -258,7 +260,13 @@ class Gateway(gateway.Gateway):
         site, vendor = self.site, asked.vendor
         guard = Guard(vendor, site.settings.vendor(vendor.name), site.secret, {}, site.world.clock)
         life = guard.guarded(asked.request, call, asked.refuse)
-        return await driven(life, lambda effect: self._act(effect, call, key, vendor.name))
+
+        def act(effect: Effect) -> Awaitable[Any]:
+            if isinstance(effect, Send) and whom_of(effect.request):
+                site.judge.relayed(asked)
+            return self._act(effect, call, key, vendor.name)
+
+        return await driven(life, act)
 
     async def _act(self, effect: Effect, call: Call, key: str, vendor: str) -> Any:
         if isinstance(effect, Reserve):

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked
+from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.ledger import overview, queries, snapshot, totals
 from luigi_spendguard.ledger.audit import discrepancies
 from luigi_spendguard.ledger.database import Row
@@ -61,6 +62,8 @@ class Judge:
         #: How often each has paid; what vendors have moved for a run, as far as it was quoted.
         self._paid, self._moved = Counter[str](), Counter[str]()
         self._voided: dict[tuple[str, str], int] = {}
+        #: Tries of processes, by their numbers, that were declined, as these have heard.
+        self.declined: set[tuple[str, int]] = set()
         #: Who was granted which call, under which number.
         self._granted: dict[tuple[str, int], str] = {}
         faults = {fault["fault"] for fault in site.plan["faults"]}
@@ -93,6 +96,11 @@ class Judge:
         if end.kind == "settle" and end.is_made:
             state = self.site.look("SELECT state FROM call WHERE id = ?", end.call_id)
             check(state == "settled", "P3", f"call {end.call_id} was settled, and is {state}")
+
+    def relayed(self, asked: ClientCall) -> None:
+        """What its caller knows to be declined is not made when it comes once more."""
+        over = (asked.process, asked.number) in self.declined
+        check(not over, "P4", f"try {asked.number} of {asked.process} was declined, and is sent")
 
     def first_byte(self, call_id: str, whom: str) -> None:
         row = self.site.tx().one(_OF_CALL, call_id)
