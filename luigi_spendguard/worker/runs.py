@@ -40,8 +40,8 @@ class RootTask:
 
     @property
     def looked_ms(self) -> int:
-        """For how long its worker has looked by now, in milliseconds."""
-        return int(1000 * (time.monotonic() - self._begun))
+        """For how long its worker has looked by now, in milliseconds; never 0, which says nothing."""
+        return max(1, int(1000 * (time.monotonic() - self._begun)))
 
     @made_once
     def _declared(self) -> tuple[str, str | None, str]:

@@ -60,3 +60,11 @@ def test_what_cannot_be_read_is_said_when_a_vendor_task_asks() -> None:
     root = RootTask(Priced("x"))
     assert (root.name, root.by_task_id, root.budget_usd) == (root.task_id, True, "0")
     assert root.problem.startswith("Priced.budget_usd is not usable")
+
+
+def test_a_worker_that_asks_at_once_says_that_it_has_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 would say nothing: its run would begin only when that is heard."""
+    monkeypatch.setattr(luigi_spendguard.worker.runs.time, "monotonic", lambda: 5.0)
+    assert RootTask(Plain(folder=str(tmp_path))).looked_ms == 1
