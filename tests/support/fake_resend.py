@@ -29,6 +29,8 @@ DEFAULTS: dict[str, Any] = {
     "segment_size": 25,  # contacts of a segment that has none of its own here
     "segments": {},  # id: how many contacts instead
     "automations": {},  # event: how many mails it starts
+    "list": [],  # what is wrong with lists: "other" order, the last one "again" on the next page
+    "arriving": 0,  # mails that somebody sends with each page of mails that is read
 }
 #: Collections and what is needed to create one.
 _KINDS = {

@@ -8,7 +8,7 @@ import uuid
 from datetime import datetime, timezone
 from typing import Any
 
-from tests.support.fake_server import HIDDEN, OBJECTS, SENT, Problem
+from tests.support.fake_server import HIDDEN, OBJECTS, OPTIONS, SENT, Problem
 
 Answer = tuple[int, Any]
 _ADDRESS = re.compile(r"[^@\s<>]+@[^@\s<>]+|[^<>]*<[^@\s<>]+@[^@\s<>]+>")
@@ -30,9 +30,20 @@ def now_text(at: float | None = None) -> str:
     return datetime.fromtimestamp(at or time.time(), timezone.utc).isoformat(" ")
 
 
+#: What a list shows of a mail (https://resend.com/changelog/list-sent-emails-endpoint).
+_LISTED = (
+    *("id", "message_id", "to", "from", "created_at", "subject", "bcc", "cc", "reply_to", "last_event"),
+    "scheduled_at",
+)
+
+
+def _listed(mail: dict[str, Any]) -> dict[str, Any]:
+    return {name: mail[name] or None if name in ("cc", "bcc", "reply_to") else mail[name] for name in _LISTED}
+
+
 def page(found: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
-    """Return a page, newest first."""
-    newest = found[::-1]
+    """Return a page, newest first. OPTIONS["list"] says what is wrong with the list: see fake_resend."""
+    newest = found if "other" in OPTIONS["list"] else found[::-1]
     asked = query.get("limit") or "20"
     limit = int(asked) if asked.isdecimal() else 0
     if not 1 <= limit <= 100:
@@ -42,7 +53,7 @@ def page(found: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
     end = places.get(query.get("before", ""), len(newest))
     if "before" in query:
         begin = max(0, end - limit)
-    shown = newest[begin : min(begin + limit, end)]
+    shown = newest[begin - bool(begin and "again" in OPTIONS["list"]) : min(begin + limit, end)]
     more = begin > 0 if "before" in query else begin + limit < end
     return {"object": "list", "has_more": more, "data": shown}
 
@@ -135,7 +146,7 @@ def _send(said: dict[str, Any], people: dict[str, list[str]], key: str | None) -
 
 
 def _advance(mail: dict[str, Any]) -> dict[str, Any]:
-    if mail["last_event"] == "scheduled" and time.time() >= HIDDEN[mail["id"]]:
+    if mail["last_event"] == "scheduled" and time.time() >= HIDDEN.get(mail["id"], time.time() + 1):
         mail["last_event"] = "delivered"
     return mail
 
@@ -170,7 +181,11 @@ def emails(method: str, parts: list[str], said: Any, query: dict[str, str], key:
     if not parts and method == "POST":
         return 200, {"id": _send(said, _checked(said), key)}
     if not parts and method == "GET":
-        return 200, page([o for o in OBJECTS.values() if o["object"] == "email"], query)
+        shown = page([o for o in OBJECTS.values() if o["object"] == "email"], query)
+        for _ in range(OPTIONS["arriving"]):
+            mail = {"from": "a@example.com", "to": "meanwhile@example.com", "subject": "Meanwhile"}
+            _send(mail, _checked(mail), None)
+        return 200, shown | {"data": [_listed(mail) for mail in shown["data"]]}
     mail = OBJECTS.get(parts[0]) if parts else None
     if mail is None or mail["object"] != "email":
         raise missing()

@@ -5,7 +5,8 @@ One process is one vendor, so the books are this module's own. GET /_control sho
 
 A fault is `{"fault": KIND, "match": "POST /path", "times": 1, …}`; `match` is the beginning of the
 request's line and may hold `*`. The kinds: drop_before, status (both before anything is executed), hang
-(`seconds`, then execute), drop_after, status_after, not_json, truncate, change, echo_secret.
+(`seconds`, then execute), drop_after, status_after, not_json, truncate, change, echo_secret. `headers` are
+those of a status. `put` of a POST are objects that somebody has made, as they are to be shown.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ class Vendor(tornado.web.RequestHandler):
         if OPTIONS["latency"]:
             await asyncio.sleep(OPTIONS["latency"])
         if fault["fault"] == "status":
+            for name, value in fault.get("headers", {}).items():
+                self.set_header(name, value)
             await self._reply(fault["status"], fault.get("body") or self.scripted(fault["status"]))
             return
         status, body = await self.once(fault)
@@ -166,6 +169,7 @@ class Control(tornado.web.RequestHandler):
     def post(self) -> None:
         said = json.loads(self.request.body)
         FAULTS.extend({"times": 1, "match": "POST /", **fault} for fault in said.get("faults", []))
+        OBJECTS.update({thing.get("sid") or thing["id"]: thing for thing in said.get("put", [])})
         OPTIONS.update(said.get("options", {}))
 
     def delete(self) -> None:

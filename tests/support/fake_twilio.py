@@ -59,6 +59,8 @@ DEFAULTS: dict[str, Any] = {
     "verify_code": "123456",
     "content": {},  # ContentSid: text
     "services": 3,  # Messaging Services there are
+    "list": [],  # what is wrong with lists: "other" order, the last one "again" on the next page
+    "arriving": 0,  # messages that come in with each page of messages that is read
 }
 _FIELDS = (
     "caller_name",

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.support.fake_server import Problem
+from tests.support.fake_server import OPTIONS, Problem
 
 E164 = re.compile(r"\+[1-9]\d{6,14}")
 Form = dict[str, list[str]]
@@ -80,13 +80,21 @@ def matches(at: float | None, form: Form, name: str) -> bool:
 
 
 def _page(items: list[dict[str, Any]], form: Form) -> tuple[list[dict[str, Any]], int, int, str | None]:
-    """Return the page asked for, its number, its size, and the token of the next."""
+    """Return the page asked for, its number, its size, and the token of the next.
+
+    OPTIONS["list"] says what is wrong with the list: it is in the `other` order, each page begins `again`
+    with the last one of the page before.
+    """
     size = max(1, min(number(form, "PageSize", 50), 1000))
     place = number(form, "Page", 0)
     token = one(form, "PageToken")
+    if place and token is None:
+        raise problem(400, 20001, "PageToken is required for paging.")
+    if "other" in OPTIONS["list"]:
+        items = items[::-1]
     start = next((i + 1 for i, item in enumerate(items) if token == "PA" + item["sid"]), place * size)
-    found = items[start : start + size]
     more = start + size < len(items)
+    found = items[start - bool(start and "again" in OPTIONS["list"]) : start + size]
     return found, place, size, "PA" + found[-1]["sid"] if more else None
 
 

@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from tests.support.fake_server import HIDDEN, OBJECTS, OPTIONS, SENT
@@ -163,8 +164,11 @@ def messages(method: str, account: str, parts: list[str], form: Form, path: str)
     if not parts:
         if method == "POST":
             return 201, _create_message(account, form)
-        found = [message for message in reversed(own) if _wanted(advance(message), form, "DateSent", "at")]
-        return 200, old_page(path, "messages", found, form)
+        found = [message for message in reversed(own) if _wanted(advance(message), form, "DateSent")]
+        page = old_page(path, "messages", found, form)
+        for _ in range(OPTIONS["arriving"]):
+            _arrive(account)
+        return 200, page
     message = next((m for m in own if m["sid"] == parts[0]), None)
     if message is None:
         raise missing(path)
@@ -191,15 +195,24 @@ def messages(method: str, account: str, parts: list[str], form: Form, path: str)
     return 200, message
 
 
-def _wanted(thing: dict[str, Any], form: Form, date: str, at: str) -> bool:
+def _wanted(thing: dict[str, Any], form: Form, date: str) -> bool:
+    """Return whether a list has a thing; what has not been sent, or not begun, has no date."""
     to, sender, status = one(form, "To"), one(form, "From"), one(form, "Status")
     happened = thing["date_sent"] if "date_sent" in thing else thing["start_time"]
     return (
         (to is None or thing["to"] == to)
         and (sender is None or thing["from"] == sender)
         and (status is None or thing["status"] == status)
-        and matches(int(HIDDEN[thing["sid"]][at]) if happened else None, form, date)
+        and matches(parsedate_to_datetime(happened).timestamp() if happened else None, form, date)
     )
+
+
+def _arrive(account: str) -> None:
+    """Let somebody send the account a message."""
+    made = _create_message(account, {"To": ["+14155550199"], "From": ["+14155550100"], "Body": ["Hello"]})
+    SENT.pop()
+    del HIDDEN[made["sid"]]
+    made |= {"direction": "inbound", "status": "received", "date_sent": rfc2822(time.time())}
 
 
 def _create_message(account: str, form: Form) -> dict[str, Any]:
@@ -264,7 +277,7 @@ def calls(method: str, account: str, parts: list[str], form: Form, path: str) ->
     if not parts:
         if method == "POST":
             return 201, _create_call(account, form)
-        found = [call for call in reversed(own) if _wanted(advance(call), form, "StartTime", "at")]
+        found = [call for call in reversed(own) if _wanted(advance(call), form, "StartTime")]
         return 200, old_page(path, "calls", found, form)
     call = next((c for c in own if c["sid"] == parts[0]), None)
     if call is None or parts[1:]:
