@@ -278,15 +278,21 @@ def due(tx: Tx, vendors: list[str], *, relayed_too: bool, limit: int = 20) -> li
     return rows
 
 
-def correct(tx: Tx, call_id: str, price: FollowedUp, *, relayed_too: bool = True) -> Row | None:
+def correct(
+    tx: Tx, call_id: str, price: FollowedUp, *, relayed_too: bool = True, waited: bool = True
+) -> Row | None:
     """Take what the vendor says a call has cost; it may not say, yet or for good.
 
-    Returns the call, None when no price of it was waited for any more.
+    Returns the call, None when no price of it was waited for any more; not `waited`: it need not be.
     """
     waiting = tx.one("SELECT * FROM price_due WHERE call_id = ? AND relayed <= ?", call_id, int(relayed_too))
     row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
-    if waiting is None or row is None or row["state"] != "settled":
+    if row is None or row["state"] != "settled" or (waiting is None and waited):
         return None
+    if waiting is None:
+        if price.total_micros is not None:
+            _book(tx, row, row, price.total_micros, price)
+        return tx.one("SELECT * FROM call WHERE id = ?", call_id)
     tries = waiting["tries"] + 1
     given_up = price.final or tries >= len(BACK_OFF_MS)
     if price.total_micros is not None:
@@ -298,6 +304,7 @@ def correct(tx: Tx, call_id: str, price: FollowedUp, *, relayed_too: bool = True
         _note_problem(tx, row, price.problem)
     if given_up:
         tx.run("DELETE FROM price_due WHERE call_id = ?", call_id)
+        tx.run("UPDATE call SET fees_micros = ? WHERE id = ?", waiting["fees_micros"], call_id)
     else:
         tx.run(
             f"UPDATE price_due SET tries = ?, due_at = {NOW} + ? WHERE call_id = ?",
@@ -308,11 +315,24 @@ def correct(tx: Tx, call_id: str, price: FollowedUp, *, relayed_too: bool = True
     return tx.one("SELECT * FROM call WHERE id = ?", call_id)
 
 
+def cost_by_price(row: Row, fees: int | None, price: FollowedUp) -> int | None:
+    """Return what a call has cost in all, in micro-dollars, by what its vendor says; None: nothing new.
+
+    `fees` may be missing in the price; of a call from before they were kept (None) less is not believed.
+    """
+    if price.total_micros is None:
+        return None
+    if price.whole:
+        return price.total_micros
+    total = with_fees(price.total_micros, fees or 0, row["asked_micros"])
+    return cost_so_far(row) if fees is None and 0 < total < cost_so_far(row) else total
+
+
 def _book(tx: Tx, row: Row, waiting: Row, named_micros: int, price: FollowedUp) -> None:
     """Let a call have cost what its vendor says, with the fees that its price may lack."""
-    total, note = named_micros, price.note
-    if not price.whole:
-        total = with_fees(named_micros, waiting["fees_micros"], row["asked_micros"])
+    total = cost_by_price(row, waiting["fees_micros"], price)
+    note = price.note
+    assert total is not None, "a price is named"
     if total > named_micros:
         note += f", and fees {format_usd(Micros(total - named_micros))}"
     restate(tx, row, total, note, forced=True)

@@ -184,6 +184,10 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         "UPDATE call SET total_micros = asked_micros WHERE asked_micros > 0 AND wire_key <> ''"
         " AND state IN ('pending','settled','in_doubt')",
     ),
+    19: (
+        # Keep which fees the price of a call may lack, once that is not waited for any more.
+        "ALTER TABLE call ADD COLUMN fees_micros BIGINT",
+    ),
 }
 #: The format that this version reads and writes.
 FORMAT = max(MIGRATIONS)

@@ -271,6 +271,8 @@ class CallTable(_Table):
     number = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
     given_up = TextField(default="", constraints=[SQL("DEFAULT ''")])
     unknown = IntegerField(default=False)
+    # What the price that its vendor has named may lack, once it is not waited for any more; null: not known.
+    fees_micros = BigIntegerField(null=True)
     # A gateway sends it, not the holder of the key: only a gateway may say how it ended.
     relayed = IntegerField(default=False)
     # The vendor has declined it: settled for what it left open there, and not made.

@@ -15,6 +15,7 @@ from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.ledger import corrections
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
+from luigi_spendguard.vendors import FollowedUp
 from tests.support.books import Books
 from tests.support.twilio_desk import SID, TwilioDesk
 from tests.support.vendors import FakeTwilio
@@ -364,3 +365,37 @@ def test_another_accounts_prices_are_not_asked_for(desk: TwilioDesk) -> None:
     desk.corrector.look()
     assert len(desk.fake.books()["requests"]) == before
     assert desk.calls()[0]["estimated"] is True
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_another_price_than_the_one_that_was_named_is_corrected_with_the_same_fees(
+    desk: TwilioDesk, *, given_up: bool
+) -> None:
+    """Whether it was named in time, or nothing was: what may be missing in it is still known."""
+    desk = TwilioDesk(desk.books, desk.fake, sms_fees={"1": 4_000})
+    sid = json.loads(desk.message().body)["sid"]
+    [call] = desk.calls()
+    named = FollowedUp(None, final=True) if given_up else FollowedUp(8_000, final=True)
+    desk.books.write(lambda tx: corrections.correct(tx, call["id"], named))
+    assert desk.books.figures() == (14_000 if given_up else 12_000, 0, 0)
+    again = FollowedUp(9_000, final=True, note="Twilio's books")
+    desk.books.write(lambda tx: corrections.correct(tx, call["id"], again, waited=False))
+    desk.books.write(lambda tx: corrections.correct(tx, call["id"], again, waited=False))
+    assert desk.books.figures() == (13_000, 0, 0)
+    assert desk.books.write(lambda tx: corrections.correct(tx, call["id"], again)) is None
+    known = desk.books.read(lambda tx: tx.value("SELECT counted_micros FROM vendor_object"))
+    assert (known, desk.calls()[0]["object_id"]) == (13_000, sid)
+
+
+def test_of_a_call_whose_fees_were_not_kept_a_lower_price_changes_nothing(desk: TwilioDesk) -> None:
+    """It was corrected before the ledger kept them: they may be the difference."""
+    desk.message()
+    desk.corrector.look()
+    desk.prices_are_due()
+    desk.corrector.look()
+    [call] = desk.calls()
+    desk.books.write(lambda tx: tx.run("UPDATE call SET fees_micros = NULL"))
+    for price, cost in ((9_000, 10_000), (11_000, 11_000), (0, 0)):
+        said = FollowedUp(price, final=True)
+        desk.books.write(lambda tx, said=said: corrections.correct(tx, call["id"], said, waited=False))
+        assert sum(desk.books.figures()) == cost
