@@ -17,6 +17,7 @@ from luigi_spendguard.settings.policy import is_allowed
 from luigi_spendguard.vendors.bodies import names_method, split_address
 from luigi_spendguard.vendors.misspelt import Known
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request, basic, bearer
+from luigi_spendguard.vendors.own_books import OwnBooks
 
 #: Headers by which some servers take a request for another one.
 _OVERRIDES = (
@@ -160,6 +161,7 @@ class Vendor(ABC):
         answers: how the names of further headers begin that belong to a reply of the vendor's.
         pages: the vendor's own pages, up to an object's id, by how the ids begin.
         reading: the last words of the names of operations that only read.
+        books: how its own books are read, to compare them with the ledger; None: it shows none.
 
     """
 
@@ -180,6 +182,7 @@ class Vendor(ABC):
     answers: tuple[str, ...] = ()
     pages: Mapping[str, str] = {}
     reading: tuple[str, ...] = ()
+    books: OwnBooks | None = None
 
     @abstractmethod
     def quote(

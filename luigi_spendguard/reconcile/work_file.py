@@ -1,0 +1,219 @@
+"""`WorkFile`: what was read of a vendor's books, on disk, until it is compared.
+
+An SQLite file of its own, readable by its owner alone. A page is kept together with what comes behind it, so
+that a reading that was interrupted goes on there. A line that is listed twice is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from luigi_spendguard import redaction
+from luigi_spendguard.reconcile import BooksUnread
+from luigi_spendguard.vendors.own_books import Entry, EntryPage, PageRequest, Period
+
+#: Of the tables; a file of another version is made anew.
+_VERSION = 1
+
+_TABLES = (
+    "CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE list (name TEXT PRIMARY KEY, next TEXT, pages INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE asked (page TEXT PRIMARY KEY) WITHOUT ROWID",
+    """
+    CREATE TABLE entry (
+        number INTEGER PRIMARY KEY, listed TEXT NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL,
+        at_ms INTEGER NOT NULL, state TEXT NOT NULL, object TEXT NOT NULL, about TEXT NOT NULL,
+        amount INTEGER, currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL,
+        tag TEXT NOT NULL, target TEXT NOT NULL, final INTEGER NOT NULL, counted INTEGER NOT NULL,
+        inside INTEGER NOT NULL, UNIQUE (listed, id)
+    )
+    """,
+    "CREATE INDEX entry_object ON entry (object)",
+    "CREATE INDEX entry_tag ON entry (tag) WHERE tag <> ''",
+    # Several ids may stand for one money: the id, and the one that counts.
+    "CREATE TABLE alias (id TEXT PRIMARY KEY, object TEXT NOT NULL) WITHOUT ROWID",
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is read: of which vendor's account, for which period."""
+
+    vendor: str
+    account: str
+    period: Period
+
+    @property
+    def name(self) -> str:
+        """Its file's name."""
+        said = json.dumps([self.vendor, self.account, self.period.since_ms, self.period.until_ms])
+        return f"{self.vendor}-{hashlib.sha256(said.encode()).hexdigest()[:16]}.db"
+
+
+class WorkFile:
+    """The file of one piece of work; one process at a time has it."""
+
+    def __init__(self, path: Path, work: Work) -> None:
+        self.path, self.work = path, work
+        self.db = _opened(path)
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self.db.close()
+            locked = "locked" in str(error)
+            why = "another one of this period is under way here" if locked else f"{path} cannot be used"
+            raise BooksUnread(f"{why}: {'wait for it' if locked else 'remove it'}, and repeat it") from None
+        except BaseException:
+            self.db.close()
+            raise
+
+    def _prepare(self) -> None:
+        self.db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self.db.execute("PRAGMA journal_mode = WAL")
+        self.db.execute("PRAGMA synchronous = NORMAL")
+        self.db.execute("PRAGMA cache_size = -8000")
+        # What is sorted stands beside it, and not in memory.
+        self.db.execute("PRAGMA temp_store = FILE")
+        said = json.dumps(
+            [_VERSION, self.work.vendor, self.work.account, vars(self.work.period)], sort_keys=True
+        )
+        with self.writing():
+            if self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                if self.fact("work") == said:
+                    return
+                raise sqlite3.DatabaseError("it is of another period")
+            for statement in _TABLES:
+                self.db.execute(statement)
+            self.set_fact("work", said)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write all of the block, or nothing."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    def fact(self, name: str) -> str | None:
+        """Return what is noted under a name."""
+        row = self.db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Note something; inside `writing`."""
+        self.db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES (?, ?)", (name, value))
+
+    def begin(self, first: PageRequest) -> PageRequest | None:
+        """Return the page of a list that is to be read now: its `first`, or where an earlier reading has
+        stopped; None: it was read to its end.
+        """
+        row = self.db.execute("SELECT next FROM list WHERE name = ?", (first.listed,)).fetchone()
+        if row is None:
+            with self.writing():
+                self.db.execute(
+                    "INSERT INTO list (name, next, pages) VALUES (?, ?, 0)", (first.listed, _text_of(first))
+                )
+            return first
+        return None if row[0] is None else _request_of(row[0])
+
+    def keep(self, asked: PageRequest, page: EntryPage) -> None:
+        """Keep what a page has, and what comes behind it. Raises BooksUnread where that was read before."""
+        text = None if page.next is None else _text_of(page.next)
+        if text is not None and (text == _text_of(asked) or self._was_asked(text)):
+            raise BooksUnread(f"{asked.listed}: a page names one as the next that was read before")
+        with self.writing():
+            self.db.execute("INSERT OR IGNORE INTO asked (page) VALUES (?)", (_text_of(asked),))
+            for entry in page.entries:
+                self._keep_entry(entry)
+            self.db.execute(
+                "UPDATE list SET next = ?, pages = pages + 1 WHERE name = ?", (text, asked.listed)
+            )
+
+    def _was_asked(self, text: str) -> bool:
+        return self.db.execute("SELECT 1 FROM asked WHERE page = ?", (text,)).fetchone() is not None
+
+    def _keep_entry(self, entry: Entry) -> None:
+        objects = [redaction.redact(one) for one in entry.objects] or [f"{entry.listed}:{entry.id}"]
+        values = (
+            entry.listed,
+            redaction.redact(entry.id),
+            entry.kind,
+            entry.at_ms,
+            redaction.redact(entry.state),
+            objects[0],
+            redaction.redact(" ".join(entry.about)),
+            entry.amount,
+            redaction.redact(entry.currency),
+            entry.micros,
+            entry.open_micros,
+            redaction.redact(entry.tag),
+            redaction.redact(entry.target),
+            entry.final,
+            entry.counted,
+            self.work.period.has(entry.at_ms),
+        )
+        self.db.execute(
+            "INSERT OR REPLACE INTO entry (listed, id, kind, at_ms, state, object, about, amount, currency,"
+            " micros, open_micros, tag, target, final, counted, inside)"
+            f" VALUES ({','.join('?' * len(values))})",
+            values,
+        )
+        for other in objects[1:]:
+            self.db.execute(
+                "INSERT OR REPLACE INTO alias (id, object) SELECT ?1, ?2 WHERE ?1 <> ?2", (other, objects[0])
+            )
+
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        """Return how many pages and lines of each list were read."""
+        rows = self.db.execute(
+            "SELECT name, pages, (SELECT count(*) FROM entry WHERE listed = name) FROM list ORDER BY name"
+        )
+        return {name: (pages, lines) for name, pages, lines in rows}
+
+    def close(self) -> None:
+        """Close it; what was read stays."""
+        self.db.close()
+
+    def remove(self) -> None:
+        """Remove it: what it was for is done."""
+        self.db.close()
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                self.path.with_name(self.path.name + suffix).unlink()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open a file that nobody else may read. Raises BooksUnread."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            if not stat.S_ISREG(os.fstat(made).st_mode):
+                raise OSError("it is no file")
+            os.fchmod(made, 0o600)
+        finally:
+            os.close(made)
+        # The last connection of another thread: luigid's nightly one is made and used in one.
+        return sqlite3.connect(path, timeout=0, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise BooksUnread(f"{path} cannot be used to keep what is read ({error})") from None
+
+
+def _text_of(page: PageRequest) -> str:
+    return json.dumps([page.listed, page.path, page.query])
+
+
+def _request_of(text: str) -> PageRequest:
+    listed, path, query = json.loads(text)
+    return PageRequest(listed, path, tuple((name, value) for name, value in query))
