@@ -365,6 +365,7 @@ CALL_COLUMNS: Sequence[Column] = (
     ("object", lambda call: call["object_id"] or ""),
     ("payment key", lambda call: ", ".join(call.get("payment_keys", ()))),
     ("corrections", _corrections),
+    ("vendor's request", lambda call: call.get("vendor_request", "")),
 )
 CALL_FILTERS = {
     "run": (),  # One run's: its id was said.
@@ -387,6 +388,7 @@ CALL_FIELDS = (
     *("verdict", "reason", "state", "status", "asked_usd", "reserved_usd", "spent_usd", "overrun_usd"),
     *("estimated", "currency", "object_id", "message", "ended_at"),
     *("account", "params", "corrections", "replay_of", "seq", "object_url", "payment_keys"),
+    "vendor_request",
 )
 RUN_FIELDS = (
     *("run_id", "opened_at", "ended_at", "root_family", "root_task_id", "label", "status", "state"),

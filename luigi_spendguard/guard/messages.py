@@ -202,6 +202,7 @@ def end_request(
         opened={} if leaked else {one: str(micros) for one, micros in outcome.opened.items()},
         executed_before=outcome.executed_before,
         kept=outcome.kept,
+        vendor_request="" if leaked else vendor.request_id(reply),
     )
 
 

@@ -315,13 +315,18 @@ DAYS_OF = (
 )
 
 
-def put_in_doubt(tx: Tx, call: Row, note: str, status: int = 0) -> None:
-    """Let a pending call go on counting, its outcome unknown until it is resolved."""
+def put_in_doubt(tx: Tx, call: Row, note: str, status: int = 0, vendor_request: str = "") -> None:
+    """Let a pending call go on counting, its outcome unknown until it is resolved.
+
+    `vendor_request`: as the `EndRequest`'s; what was known of it stays where nothing is.
+    """
     tx.check(of_run(call["run_id"]))
     tx.run(
-        "UPDATE call SET state = 'in_doubt', unknown = 1, status = ?, message = ? WHERE id = ?",
+        "UPDATE call SET state = 'in_doubt', unknown = 1, status = ?, message = ?,"
+        " vendor_request = coalesce(nullif(?, ''), vendor_request) WHERE id = ?",
         status,
         note,
+        vendor_request,
         call["id"],
     )
     journal(tx, JournalEntry("doubt", run_id=call["run_id"], call_id=call["id"], note=note))

@@ -227,6 +227,7 @@ def record(
         "declined": 0,
         "timeout_ms": ask.timeout_ms,
         "status": 0,
+        "vendor_request": "",
         "created_at": now,
         "granted_at": None if decision.reserved is None else now,
     }

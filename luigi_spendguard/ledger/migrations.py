@@ -187,6 +187,8 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
     19: (
         # Keep which fees the price of a call may lack, once that is not waited for any more.
         "ALTER TABLE call ADD COLUMN fees_micros BIGINT",
+        # Keep by which id a vendor knows the request that it has answered last.
+        "ALTER TABLE call ADD COLUMN vendor_request VARCHAR(255) NOT NULL DEFAULT ''",
     ),
 }
 #: The format that this version reads and writes.

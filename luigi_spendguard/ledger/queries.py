@@ -264,6 +264,7 @@ _SHOWN = [
     "replay_of",
     "state",
     "status",
+    "vendor_request",
     "currency",
     "created_at",
     "ended_at",

@@ -279,6 +279,8 @@ class CallTable(_Table):
     declined = IntegerField(default=False, constraints=[SQL("DEFAULT 0")])
     timeout_ms = IntegerField(default=0)
     status = IntegerField(default=0)
+    # The vendor's own id of the request that it has answered last, "" where it has named none.
+    vendor_request = CharField(default="", constraints=[SQL("DEFAULT ''")])
     created_at = BigIntegerField()
     granted_at = BigIntegerField(null=True)
     ended_at = BigIntegerField(null=True)

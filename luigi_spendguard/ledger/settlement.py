@@ -73,7 +73,7 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     elif message.kind == "void":
         _void(tx, row, message)
     elif row["state"] == "pending":
-        put_in_doubt(tx, row, message.note, message.status)
+        put_in_doubt(tx, row, message.note, message.status, message.vendor_request)
     return tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
 
 
@@ -175,6 +175,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         "tries": row["tries"] + uses_up(message.status),
         "ended_at": now if row["ended_at"] is None else row["ended_at"],
         "total_micros": None if message.total_micros is None else says,
+        "vendor_request": message.vendor_request or row["vendor_request"],
     }
     if booked is None:
         tx.later(_ANSWERED, *answered.values(), row["id"])
@@ -194,7 +195,9 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
 
 
 #: What a reply says of a call; and of one that it ends, what the call has come to.
-_OF_REPLY = "status = ?, object_id = ?, declined = ?, tries = ?, ended_at = ?, total_micros = ?"
+_OF_REPLY = (
+    "status = ?, object_id = ?, declined = ?, tries = ?, ended_at = ?, total_micros = ?, vendor_request = ?"
+)
 _ANSWERED = f"UPDATE call SET {_OF_REPLY} WHERE id = ?"
 _SETTLED = (
     f"UPDATE call SET {_OF_REPLY}, state = 'settled', settled_micros = ?, corrected_micros = ?,"
@@ -317,14 +320,16 @@ def _void(tx: Tx, row: Row, message: EndRequest) -> None:
     if row["unknown"] and (not message.definite or relying_on(tx, row)):
         # An earlier send may have been executed: only the vendor's own word ends this call.
         if row["state"] == "pending":
-            put_in_doubt(tx, row, message.note, message.status)
+            put_in_doubt(tx, row, message.note, message.status, message.vendor_request)
         return
     move_money(tx, row, JournalEntry("void", reserved=-row["reserved_micros"], note=message.note))
     release_object(tx, row)
     tx.run(
-        f"UPDATE call SET state = 'voided', status = ?, message = ?, ended_at = {NOW} WHERE id = ?",
+        f"UPDATE call SET state = 'voided', status = ?, message = ?, vendor_request = ?, ended_at = {NOW}"
+        " WHERE id = ?",
         message.status,
         message.note,
+        message.vendor_request or row["vendor_request"],
         row["id"],
     )
     if message.definite or uses_up(message.status):

@@ -69,6 +69,8 @@ TOO_MANY_LOST = (
 )
 #: The most targets of one call, and the length of a digest of each: a batch of mails has some thousands.
 MAX_TARGETS, TARGET_DIGITS = 15_000, 16
+#: The most characters of a vendor's own id of a request.
+MAX_VENDOR_REQUEST = 255
 #: The longest remark about a price that came late.
 MAX_NOTE = 300
 #: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
@@ -101,6 +103,7 @@ _Number = Annotated[int, messages.plain_number(1, 1_000_000)]
 _Try = Annotated[int, messages.plain_number(0, 10**18 - 1)]
 #: A longer time-out would leave a call pending for days.
 _Timeout = Annotated[int, messages.plain_number(1, MAX_TIMEOUT_MS)]
+_VendorRequest = Annotated[str, messages.plain_text(MAX_VENDOR_REQUEST)]
 _Status = Annotated[int, messages.plain_number(0, 999)]
 _End = Annotated[str, messages.plain_choice(ENDS)]
 _Denial = Annotated[str, messages.plain_choice(DENIAL_STATUS)]
@@ -296,6 +299,7 @@ class EndRequest(Message):
         kept: the vendor has answered with what it had kept under the call's key, whoever's send that had
             answered: an older state of the object.
         vendor: of a void whose request to reserve may not have arrived: whom the call would have been to.
+        vendor_request: the vendor's own id of the request that it has answered; "": it names none.
 
     """
 
@@ -322,6 +326,7 @@ class EndRequest(Message):
     executed_before: bool = False
     kept: bool = False
     vendor: str = ""
+    vendor_request: _VendorRequest = ""
 
     @property
     def sender_id(self) -> str:

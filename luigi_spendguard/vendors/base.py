@@ -11,7 +11,7 @@ from decimal import Decimal
 from urllib.parse import urlsplit
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
-from luigi_spendguard.protocol import OWN_KEY
+from luigi_spendguard.protocol import MAX_VENDOR_REQUEST, OWN_KEY
 from luigi_spendguard.settings import Setting, VendorSettings, vendor_section
 from luigi_spendguard.settings.policy import is_allowed
 from luigi_spendguard.vendors.bodies import names_method, split_address
@@ -89,6 +89,8 @@ _ANSWER = frozenset(
         "x-should-retry",
     }
 )
+#: A vendor's id of a request: one word of printable ASCII.
+_REQUEST_ID = re.compile(rf"[!-~]{{1,{MAX_VENDOR_REQUEST}}}", re.ASCII)
 _ANSWER_BEGINNINGS = ("ratelimit-", "x-ratelimit-")
 
 
@@ -159,6 +161,7 @@ class Vendor(ABC):
         kept_answer: the reply's headers that a replay has, too.
         asks: how the names of further headers begin that may go to the vendor with a request.
         answers: how the names of further headers begin that belong to a reply of the vendor's.
+        request_header: the reply's header with the vendor's own id of a request.
         pages: the vendor's own pages, up to an object's id, by how the ids begin.
         reading: the last words of the names of operations that only read.
         books: how its own books are read, to compare them with the ledger; None: it shows none.
@@ -180,6 +183,7 @@ class Vendor(ABC):
     kept_answer: tuple[str, ...] = ("content-type",)
     asks: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    request_header: str = "x-request-id"
     pages: Mapping[str, str] = {}
     reading: tuple[str, ...] = ()
     books: OwnBooks | None = None
@@ -415,6 +419,14 @@ class Vendor(ABC):
             name: value for name, value in reply.headers.items() if name in _ANSWER or name.startswith(begin)
         }
         return replace(reply, headers=kept)
+
+    def request_id(self, reply: Reply) -> str:
+        """Return the vendor's own id of the request that a reply answers, "" where that names none.
+
+        It is asked for by it at the vendor. What is no id, in one word, is nobody's.
+        """
+        named = reply.headers.get(self.request_header, "")
+        return named if _REQUEST_ID.fullmatch(named) else ""
 
     def relinked(self, reply: Reply, base: str) -> Reply:
         """Return a reply whose links to further pages lead to `base`, a gateway's URL for this vendor."""

@@ -87,6 +87,7 @@ class Vendor(tornado.web.RequestHandler):
         request = self.request
         REQUESTS.append(
             {
+                "request_id": self._headers.get("Twilio-Request-Id"),
                 "method": request.method,
                 **self.address(),
                 "query": request.query,

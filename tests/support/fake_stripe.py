@@ -297,8 +297,10 @@ class Vendor(tornado.web.RequestHandler):
                 "account": request.headers.get("Stripe-Account"),
                 "body": text,
                 "time": time.monotonic(),
+                "request_id": new_id("req"),
             }
         )
+        self.request_id = REQUESTS[-1]["request_id"]
         shown = request.headers.get("Authorization") or ""
         if not shown.startswith("Bearer sk_") and not self._by_page(data):
             await self._reply(401, {"error": {"type": "invalid_request_error", "message": "Invalid API Key"}})
@@ -405,7 +407,7 @@ class Vendor(tornado.web.RequestHandler):
 
     async def _reply(self, status: int, body: Any) -> None:
         self.set_status(status)
-        self.set_header("Request-Id", new_id("req"))
+        self.set_header("Request-Id", OPTIONS.get("request_id") or self.request_id)
         self.set_header("Content-Type", "application/json" if isinstance(body, dict) else "text/html")
         await self.finish(json.dumps(body) if isinstance(body, dict) else body)
 

@@ -86,6 +86,7 @@ class Twilio(fake_server.Vendor):
     def prepare(self) -> None:
         _, self.host, *rest = self.request.path.split("/", 2)
         self.path = "/" + "".join(rest)
+        self.set_header("Twilio-Request-Id", f"RQ{uuid.uuid4().hex}")
         user, _, self.password = self._basic().partition(":")
         inside = re.match(r"/2010-04-01/Accounts/([^/.]+)", self.path)
         self.user = user

@@ -71,6 +71,7 @@ class Stripe(Vendor):
     asks = ("stripe-version", "stripe-account", "stripe-context", "x-stripe-client-")
     kept = ("content-type", "stripe-version", "stripe-account", "stripe-context")
     kept_answer = ("content-type", "request-id", "stripe-version", "stripe-account")
+    request_header = "request-id"
     # The dashboard's addresses (https://docs.stripe.com/dashboard/basics); its search finds what has none.
     pages = {
         "pi_": "payments/",

@@ -64,6 +64,7 @@ class Twilio(Vendor):
     settings = prices.SETTINGS
     asks = ("x-twilio-", "flex-metadata", "ui-version")
     kept_answer = ("content-type", "twilio-request-id")
+    request_header = "twilio-request-id"
     prices_late = True
     made_status = outcomes.MADE
     reading = ("list", "fetch")
