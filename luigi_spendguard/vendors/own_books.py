@@ -87,6 +87,9 @@ class Entry:
     target: str = ""
     final: bool = True
     counted: bool = True
+    whole: bool = True
+    note: str = ""
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,12 +125,14 @@ class OwnBooks(ABC):
         lists: the names of its lists, in the order in which they are read.
         paths: the paths that may be read with the secret: no page leads elsewhere.
         per_second: how many pages are asked for in a second, at the most.
+        operations: what opens something that the lists show, by its operations' names; empty: all that costs.
 
     """
 
     lists: tuple[str, ...]
     paths: re.Pattern[str]
     per_second: float = 4.0
+    operations: frozenset[str] = frozenset()
 
     @abstractmethod
     def own_account(self, settings: VendorSettings, secret: str) -> str:
@@ -151,3 +156,16 @@ class OwnBooks(ABC):
 
         Raises ValueError, KeyError, TypeError or AttributeError for what is no page of such a list.
         """
+
+    def named(self, object_id: str, reading: Reading) -> PageRequest | None:
+        """Return the request, of the list `named`, for what a call has opened and no list shows: not all that
+        there is must be in one. None: what is in no list is not there.
+        """
+        return None
+
+    def marks_of(self, operation: str, body: str) -> tuple[str, ...]:
+        """Return what each thing is known by that a call with this body has opened, if it was executed.
+
+        Nothing where the lists do not show enough to tell.
+        """
+        return ()

@@ -39,6 +39,7 @@ from luigi_spendguard.vendors.resend.operations import (
     operation_of,
     quote_mails,
 )
+from luigi_spendguard.vendors.resend.own_books import ResendBooks
 
 #: Escaped are "@" and "+" alone: any other could hide the name of an operation.
 _PATH = re.compile(r"(/([A-Za-z0-9_.~:@!$&'()*+,=-]|%40|%2[Bb])+)+")
@@ -52,6 +53,7 @@ class Resend(Vendor):
     secret_variables = ("RESEND_API_KEY",)
     ruled = frozenset({"emails.send", "batch.send", "emails.cancel"})
     longest_key = 256
+    books = ResendBooks()
     asks = ("x-batch-validation",)
     kept = ("content-type", "x-batch-validation")
     reading = ("list", "get")

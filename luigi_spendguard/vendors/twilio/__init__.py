@@ -35,6 +35,7 @@ from luigi_spendguard.vendors.twilio.operations import (
     named_lines,
     operation_of,
 )
+from luigi_spendguard.vendors.twilio.own_books import TwilioBooks
 
 #: What a client is made with where the account is known to the gateway alone.
 STAND_IN = "AC" + "0" * 32
@@ -66,6 +67,7 @@ class Twilio(Vendor):
     kept_answer = ("content-type", "twilio-request-id")
     request_header = "twilio-request-id"
     prices_late = True
+    books = TwilioBooks()
     made_status = outcomes.MADE
     reading = ("list", "fetch")
     pages = {

@@ -11,11 +11,11 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from luigi_spendguard.money import MICROS_PER_USD, with_fees
-from luigi_spendguard.vendors.bodies import reply_object, unbelieved, unsuccessful
+from luigi_spendguard.vendors.bodies import digest, reply_object, unbelieved, unsuccessful
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply
 
 #: What is found in a list may have been made so much before it was asked for: both clocks, whole seconds.
-_SKEW_MS = 5_000
+SKEW_MS = 5_000
 #: The HTTP status with which Twilio answers what has made something.
 MADE = 201
 #: The most of a list that may be an earlier send.
@@ -58,7 +58,11 @@ def read_follow_up(reply: Reply, failed_micros: int, fx: Mapping[str, Decimal]) 
     """Read what a message or a call has cost; `failed_micros` for a message that failed."""
     if reply.status == 404:
         return FollowedUp(None, final=True, note="Twilio does not know it any more")
-    body = reply_object(reply) if reply.status == 200 else {}
+    return read_price(reply_object(reply) if reply.status == 200 else {}, failed_micros, fx)
+
+
+def read_price(body: Mapping[str, Any], failed_micros: int, fx: Mapping[str, Decimal]) -> FollowedUp:
+    """Read what a message or a call has cost from what Twilio shows of it."""
     status = body.get("status")
     if status in _UNBILLED:
         return FollowedUp(0, final=True, note=f"it was {status}")
@@ -120,21 +124,45 @@ def find_matches(form: Mapping[str, list[str]], listed: Reply, since_ms: int) ->
 
 def _is_match(one: Mapping[str, Any], form: Mapping[str, list[str]], since_ms: int) -> bool:
     try:
-        made = parsedate_to_datetime(str(one.get("date_created"))).timestamp() * 1000
+        made = made_ms(one)
     except (ValueError, TypeError, OverflowError):
         return False
     sid = one.get("sid")
     if not isinstance(sid, str) or not re.fullmatch(r"\w+", sid):
         return False
-    if made < since_ms - _SKEW_MS or str(one.get("direction", "")).startswith("inbound"):
-        return False
-    for name, key in (("To", "to"), ("From", "from"), ("MessagingServiceSid", "messaging_service_sid")):
-        if name in form and str(one.get(key, "")).lower() != form[name][0].lower():
-            return False
-    if one.get("num_media") not in (None, "0"):
-        return False
+    return made >= since_ms - SKEW_MS and mark_of(form) in marks_of(one)
+
+
+def made_ms(one: Mapping[str, Any]) -> int:
+    """Return when a message or call was made, in milliseconds since the epoch.
+
+    Raises ValueError, TypeError, OverflowError for what is no time.
+    """
+    return round(parsedate_to_datetime(str(one.get("date_created"))).timestamp() * 1000)
+
+
+def mark_of(form: Mapping[str, list[str]]) -> str:
+    """Return what a message of this request is known by: see `marks_of`."""
+    sender, service = (form[name][0] if name in form else None for name in ("From", "MessagingServiceSid"))
+    return _mark(form.get("To", [""])[0], sender, service, form.get("Body", [""])[0])
+
+
+def marks_of(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a listed message is known by, whichever of its sender and service its request has named.
+
+    Nothing for one that nobody has sent, or whose request a list does not show.
+    """
+    if str(one.get("direction", "")).startswith("inbound") or one.get("num_media") not in (None, "0"):
+        return ()
+    to, sender, service = (str(one.get(name) or "") for name in ("to", "from", "messaging_service_sid"))
     text = str(one.get("body") or "").removeprefix(_TRIAL)
-    return text.strip() == form["Body"][0].strip()
+    named = {(sender, None), (None, service), (sender, service), (None, None)}
+    return tuple(sorted({_mark(to, *each, text) for each in named}))
+
+
+def _mark(to: str, sender: str | None, service: str | None, text: str) -> str:
+    said = [None if one is None else one.lower() for one in (to, sender, service)]
+    return digest(*said, text.strip())[:32]
 
 
 def relink(reply: Reply, base: str) -> Reply:
