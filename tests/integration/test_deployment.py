@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import secrets
 import shlex
@@ -80,18 +81,21 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
 
 
 def test_the_backup_that_the_docs_show_is_whole_and_for_nobody_else(tmp_path: Path) -> None:
-    [script] = re.findall(r"```sh\n(umask 077\nsqlite3 .*?)```", PAGE, re.DOTALL)
-    installed_program("sqlite3")
+    [script] = re.findall(r"```sh\n(spendguard backup .*?)```", PAGE, re.DOTALL)
+    config = tmp_path / "luigi.cfg"
+    config.write_text(f"[spendguard]\nledger_url = sqlite:///{tmp_path}/spendguard.db\n")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     backups = tmp_path / "backups"
     backups.mkdir()
     script = script.replace("/var/lib/luigi-server", str(tmp_path)).replace("/var/backups", str(backups))
     ledger = Ledger(tmp_path / "spendguard.db")
     try:
         ledger.write(lambda tx: tx.run("CREATE TABLE committed_last (x)")).result()
-        subprocess.run(["sh", "-ec", script], check=True, timeout=60)
+        own = environment(LUIGI_CONFIG_PATH=str(config), PATH=path)
+        subprocess.run(["sh", "-ec", script], check=True, timeout=60, env=own)
     finally:
         ledger.close()
-    copy = backups / "spendguard.db"
+    copy = backups / "spendguard-monday.db"
     assert copy.stat().st_mode & 0o077 == 0
     found = sqlite3.connect(copy)
     assert found.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -234,7 +234,7 @@ COMMANDS: dict[str, list[list[str]]] = {
 }
 CHANGE = {"revoke", "top-up", "approve", "resolve", "issue-key", "revoke-key", "prune", "forget", "deliver"}
 #: They ask the books nothing but what routes and `ledger check` do.
-OTHERS = {"check", "gateway", "self-test"}
+OTHERS = {"check", "gateway", "self-test", "backup", "restore"}
 
 
 def test_every_reading_command_says_the_same(sites: tuple[Site, Site]) -> None:
