@@ -17,7 +17,7 @@ from typing import Any
 
 from luigi_spendguard import redaction
 from luigi_spendguard.money import Micros, format_usd, plain_usd
-from luigi_spendguard.settings import MAIN, Setting, VendorSettings, values
+from luigi_spendguard.settings import MAIN, Setting, VendorSettings, operators, values
 from luigi_spendguard.settings.files import (
     PREFIX,
     ConfigError,
@@ -29,6 +29,7 @@ from luigi_spendguard.settings.files import (
     read_sections,
 )
 from luigi_spendguard.settings.given import Given
+from luigi_spendguard.settings.operators import OPERATORS, ROLES_SECTION, NamedOperator
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -44,6 +45,9 @@ class Settings:
     Attributes:
         ledger_path: the ledger's file; with a server, where a file would be.
         ledger_server: the URL of the server's database that has the ledger; None: it is in the file.
+        operator_top_up_usd: in micro-dollars, by how much an operator of role `operate` may raise what is
+            one run's; None: without limit.
+        operators: who is named in `[spendguard_operators]`, by name, with a token here or without.
         fx: USD for one unit of each currency (lower case).
         forecast_growth: a forecast so many times as high as the last run's is held.
         gateway_url: where calls of vendors without a secret here are forwarded; None: to luigid itself,
@@ -60,6 +64,8 @@ class Settings:
     ledger_server: str | None = None
     admin_token: str | None = field(default=None, repr=False)
     worker_token: str | None = field(default=None, repr=False)
+    operators: Mapping[str, NamedOperator] = field(default_factory=dict)
+    operator_top_up_usd: Micros | None = None
     gateway_url: str | None = None
     vendor_tasks: tuple[str, ...] = ()
     on_blocked: str = "exit"
@@ -117,6 +123,7 @@ class Settings:
             "max_cap_usd": _shown(caps.limit),
             "daily_cap_usd": _shown(caps.day),
             "approve_above_usd": _shown(caps.single),
+            "operator_top_up_usd": _shown(self.operator_top_up_usd),
             "suspect_duplicates": {name: caps.duplicates(name) for name in VENDORS},
             "mode": "shadow" if caps.shadow else "enforce",
             "forecast": self.forecast,
@@ -178,6 +185,8 @@ _TABLES: Mapping[str, Callable[[Raw, str], Any]] = {
     "spendguard_caps": values.usd,
     "spendguard_family_caps": values.usd,
     "spendguard_fx": values.rate,
+    OPERATORS: operators.token,
+    ROLES_SECTION: operators.role,
 }
 
 
@@ -241,6 +250,12 @@ def load(
         raise raws["admin_token" if "admin_token" in raws else "admin_token_file"].error(
             "is the same as worker_token: every worker could top up and resolve. Make another one"
         )
+    named = operators.operators_of(
+        sections,
+        read.get(OPERATORS, {}),
+        read.get(ROLES_SECTION, {}),
+        {name: main[name] for name in ("admin_token", "worker_token") if name in main},
+    )
     usual = state_folder(environ) / "spendguard.db"
     place = main.pop("ledger_url", None) or usual
     server = None if isinstance(place, Path) else place
@@ -249,6 +264,7 @@ def load(
         caps,
         server,
         **main,
+        operators=named,
         fx=read.get("spendguard_fx", {}),
         vendors=vendors,
         files=tuple(files),
@@ -257,6 +273,7 @@ def load(
         unset=tuple(found.unset),
         given=found.given,
     )
+    redaction.learn(*(one.token for one in named.values()))
     redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
     redaction.learn(*values.passwords_of(server or ""))
     return settings
@@ -287,7 +304,7 @@ def _read(content: Mapping[str, Raw], environ: Mapping[str, str], found: _Found)
             found.passed_over.append(str(error))
             continue
         setting = _BY_KEY.get((raw.section, key))
-        secret = setting is not None and setting.secret
+        secret = _is_secret(raw)
         name = key.removesuffix("_file") if secret else key
         if value is None:
             if secret:
@@ -302,12 +319,21 @@ def _read(content: Mapping[str, Raw], environ: Mapping[str, str], found: _Found)
     return by_name
 
 
+def _is_secret(raw: Raw) -> bool:
+    """Return whether nobody is to see a setting's value."""
+    setting = _BY_KEY.get((raw.section, raw.key))
+    return raw.section == OPERATORS or (setting is not None and setting.secret)
+
+
 def _names(section: str, key: str, value: Any) -> Iterator[str]:
     """Yield what a setting that has a value is called, and each entry of its list or table.
 
-    Not the entries of an allowlist, and not `mode`: without them, more is guarded.
+    Not the entries of an allowlist, not `mode`, and no operator, nor a role that without its line would be
+    none of less: without them, more is guarded.
     """
-    if (section, key) == (PREFIX, "mode"):
+    if (section, key) == (PREFIX, "mode") or section == OPERATORS:
+        return
+    if section == ROLES_SECTION and operators.may(value, operators.DEFAULT_ROLE):
         return
     yield f"[{section}] {key}"
     if isinstance(value, (tuple, Mapping)) and not key.startswith("allowed_"):
@@ -325,6 +351,7 @@ def state_folder(environ: Mapping[str, str]) -> Path:
 
 
 def _check_sections(sections: Sections) -> None:
+    operators.check_names(sections)
     known = {section for section, _ in _BY_KEY} | set(_TABLES)
     for name, content in sections.items():
         if name not in known:
@@ -375,7 +402,7 @@ def _value(raw: Raw, environ: Mapping[str, str]) -> Any:
     if raw.section == "spendguard_fx" and raw.key == "usd":
         raise raw.error("USD needs no rate")
     text = expanded(
-        raw, _text(raw), environ, optional=setting is not None and bool(setting.secret or setting.variable)
+        raw, _text(raw), environ, optional=_is_secret(raw) or (setting is not None and bool(setting.variable))
     )
     if text is None:
         return None

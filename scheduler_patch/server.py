@@ -21,6 +21,7 @@ from luigi_spendguard import config, redaction
 from luigi_spendguard.http.receiving import answer_half_closed
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.luigi_api import SCHEDULED_WORKER, SCHEDULER, STATE, check_luigi
+from luigi_spendguard.settings.operators import OPERATORS, name_of
 from scheduler_patch import access_log, tls, visualiser
 from scheduler_patch.api import lost, routes
 from scheduler_patch.api.luigis import luigi_routes
@@ -128,6 +129,10 @@ def _say_unset(settings: config.Settings) -> None:
         if vendor is not None and key in ("secret", "secret_file") and vendor.secret is None:
             text = "This is no gateway for %s, whose workers need the secret: %s is passed over, as %s"
             logger.info(text, vendor.name, setting, not_set)
+        elif section == OPERATORS:
+            logger.warning(
+                "%s may not change anything: %s is passed over, as %s", name_of(key), setting, not_set
+            )
         elif key.startswith("worker_token") and settings.worker_token is None:
             logger.info("%s is passed over, as %s", setting, not_set)
 

@@ -21,6 +21,7 @@ from luigi_spendguard.config import ConfigError, Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.settings.files import PREFIX
 from luigi_spendguard.settings.given import changes
+from luigi_spendguard.settings.operators import ROLES_SECTION
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.remarks import say_mode, say_problems
@@ -150,6 +151,8 @@ def _check_complete(before: Settings, settings: Settings) -> None:
             raise ConfigError(text)
     files = [str(path) for path in before.files if path not in settings.files]
     missing = before.set_here - settings.set_here
+    # Who is no operator any more has no role either.
+    missing -= {f"[{ROLES_SECTION}] {name}" for name in before.operators.keys() - settings.operators.keys()}
     # With a list or table its entries are gone.
     gone = files or sorted(name for name in missing if name.partition(": ")[0] not in missing - {name})
     if gone:

@@ -40,20 +40,24 @@ COMMANDS: tuple[click.Command, ...] = (
 )
 
 
+#: Options of every command.
+_COMMON = ("--url", "--as")
+
+
 class _Group(click.Group):
-    """Takes `--url` behind the command as well as before it."""
+    """Takes `--url` and `--as` behind the command as well as before it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Move `--url ADDRESS` to the front, wherever it stands before a `--`."""
+        """Move `--url ADDRESS` and `--as NAME` to the front, wherever they stand before a `--`."""
         end = args.index("--") if "--" in args else len(args)
         front: list[str] = []
         rest: list[str] = []
         words = iter(args[:end])
         for word in words:
-            if word == "--url":
+            if word in _COMMON:
                 front += [word, *([value] if (value := next(words, None)) is not None else [])]
             else:
-                (front if word.startswith("--url=") else rest).append(word)
+                (front if word.startswith(tuple(f"{one}=" for one in _COMMON)) else rest).append(word)
         return super().parse_args(ctx, front + rest + args[end:])
 
 
@@ -61,9 +65,12 @@ class _Group(click.Group):
     cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example:  spendguard runs"
 )
 @click.option("--url", envvar="SPENDGUARD_URL", help="luigid's address, if not luigi.cfg's.")
+@click.option(
+    "--as", "name", metavar="NAME", envvar="SPENDGUARD_AS", help="Which operator of luigi.cfg you are."
+)
 @click.version_option(__version__)
 @click.pass_context
-def cli(ctx: click.Context, url: str | None) -> None:
+def cli(ctx: click.Context, url: str | None, name: str | None) -> None:
     """Budgets of Luigi runs: see them, revoke them, top them up."""
     if url and "://" not in url:
         wanted = "must begin with http:// or https://, such as http://HOST:8082"
@@ -71,7 +78,7 @@ def cli(ctx: click.Context, url: str | None) -> None:
     try:
         settings = config.load()
         address = url or scheduler_url()
-        ctx.obj = (settings, Operator(address, token_for(settings, address)))
+        ctx.obj = (settings, Operator(address, token_for(settings, address, name)))
     except config.ConfigError as error:
         raise Stop(str(error), 2) from None
     except OperatorError as error:

@@ -81,3 +81,10 @@ def settings_of() -> Settings:
     """Return the settings that the command is run under."""
     settings: Settings = click.get_current_context().obj[0]
     return settings
+
+
+def operator_name() -> str | None:
+    """Return which operator of luigi.cfg the command is run as, None where that is not said."""
+    context = click.get_current_context(silent=True)
+    name: str | None = context.find_root().params.get("name") if context is not None else None
+    return name

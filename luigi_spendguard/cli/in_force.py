@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from luigi_spendguard.cli.api_client import Operator, OperatorError
+from luigi_spendguard.cli.context import operator_name
 from luigi_spendguard.cli.tokens import token_for
 from luigi_spendguard.config import Settings, VendorSettings, vendor_in_force
 from luigi_spendguard.money import Micros, format_usd, parse_usd
@@ -92,7 +93,7 @@ def _gateways(
 def gateway(settings: Settings, url: str, operator: Operator) -> Operator:
     """Return a client of the gateway apart, at `url`."""
     remedy = "start it, or mend [spendguard] gateway_url"
-    return operator.at(url, token_for(settings, url), "the gateway", remedy)
+    return operator.at(url, token_for(settings, url, operator_name()), "the gateway", remedy)
 
 
 def of_worker(settings: Settings, name: str) -> tuple[Mapping[str, Any], str]:

@@ -39,8 +39,9 @@ class RunName(click.ParamType):  # type: ignore[type-arg]  # generic since click
         """Return runs whose id begins so, the newest first; none where luigid does not say so at once."""
         try:
             settings = config.load()
-            url = ctx.find_root().params.get("url") or scheduler_url()
-            operator = Operator(url, token_for(settings, url), _PATIENCE_S)
+            said = ctx.find_root().params
+            url = said.get("url") or scheduler_url()
+            operator = Operator(url, token_for(settings, url, said.get("name")), _PATIENCE_S)
             begun = {"prefix": incomplete} if incomplete else {}
             runs = operator.get("/runs", limit=str(_OFFERED), **begun)
             found = [CompletionItem(run["run_id"], help=_short(run)) for run in runs]

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
 import socket
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from luigi_spendguard.config import Settings
+from luigi_spendguard import redaction
+from luigi_spendguard.config import ConfigError, Settings
 from luigi_spendguard.http.addresses import UNIX
 from luigi_spendguard.redaction import Secret
+from luigi_spendguard.settings.operators import OPERATORS
 
 _ADMIN = "[spendguard] admin_token (or admin_token_file)"
 _WORKER = "[spendguard] worker_token (or worker_token_file)"
+
+
+#: Where the token may be, of who has no luigi.cfg with it.
+VARIABLE = "SPENDGUARD_TOKEN"
 
 
 class Token(NamedTuple):
@@ -24,12 +32,24 @@ class Token(NamedTuple):
     said: str
 
 
-def token_for(settings: Settings, url: str) -> Token:
-    """Return what is shown at `url`: the admin token, else a worker's, which may read.
+def token_for(settings: Settings, url: str, name: str | None) -> Token:
+    """Return what is shown at `url`: that of operator `name`, else SPENDGUARD_TOKEN's, else the admin token,
+    else a worker's, which may read.
 
-    What luigi.cfg has was set for the address that it, or its user, names. What luigid made beside its ledger
-    here was made for this machine's own luigid, and is shown nowhere else.
+    What luigi.cfg or the environment has was set for the address that it, or its user, names. What luigid
+    made beside its ledger here was made for this machine's own luigid, and is shown nowhere else. Raises
+    ConfigError where somebody is named who has no token here.
     """
+    given = os.environ.get(VARIABLE, "").strip()
+    if name and given:
+        raise ConfigError(f"say either --as (or SPENDGUARD_AS) or {VARIABLE}: each says who you are")
+    if name:
+        return _operators(settings, name)
+    if given:
+        if not re.fullmatch(r"[\x21-\x7e]+", given):
+            raise ConfigError(f"{VARIABLE} has other signs than a token has")
+        redaction.learn(given)
+        return Token(Secret(given), f"refused was the token of {VARIABLE}")
     if settings.admin_token:
         return Token(Secret(settings.admin_token), f"refused was the admin token of {_ADMIN}")
     made, here = _made_beside_the_ledger(settings), leads_here(url)
@@ -44,6 +64,23 @@ def token_for(settings: Settings, url: str) -> Token:
             f"the other's as {_ADMIN}, or {_WORKER} to read"
         )
     return Token(None, why)
+
+
+def is_said(name: str | None) -> bool:
+    """Return whether it is said who one is: by a name, or by a token of the environment."""
+    return bool(name or os.environ.get(VARIABLE, "").strip())
+
+
+def _operators(settings: Settings, name: str) -> Token:
+    """Return the token of a named operator. Raises ConfigError."""
+    operator = settings.operators.get(name)
+    if operator is None:
+        there = ", ".join(settings.operators) or "nobody"
+        raise ConfigError(f"--as {name}: [{OPERATORS}] of luigi.cfg here names {there}")
+    if operator.token is None:
+        why = "its variable is not set, or its file may not be read"
+        raise ConfigError(f"--as {name}: the token in [{OPERATORS}] cannot be had here: {why}")
+    return Token(operator.token, f"refused was the token of {name} in [{OPERATORS}]")
 
 
 def worker_token(settings: Settings) -> Token:

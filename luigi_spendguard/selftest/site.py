@@ -28,6 +28,7 @@ from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.selftest.sandbox import SelfTestError
 from luigi_spendguard.settings.files import Sections, luigi_files, read_sections
+from luigi_spendguard.settings.operators import OPERATORS
 from luigi_spendguard.vendors.registry import VENDORS
 
 #: section -> key -> value, as a file has them.
@@ -88,13 +89,17 @@ _REPLACED = (
     "approve_above_usd",
     "admin_token",
     "admin_token_file",
+    "operator_top_up_usd",
     "worker_token",
     "worker_token_file",
 )
 #: Of a vendor's section, what is kept.
 _KEPT = ("run_cap_usd", "timeout_s", "prices")
 _SECRET, _SECRET_FILE = "SPENDGUARD_SELF_TEST_SECRET", "SPENDGUARD_SELF_TEST_SECRET_FILE"
-_DROPPED = ("LUIGI_CONFIG_PATH", "SPENDGUARD_RUN_ID", "SPENDGUARD_URL", "CREDENTIALS_DIRECTORY")
+_DROPPED = (
+    *("LUIGI_CONFIG_PATH", "SPENDGUARD_RUN_ID", "SPENDGUARD_URL", "SPENDGUARD_AS", "SPENDGUARD_TOKEN"),
+    "CREDENTIALS_DIRECTORY",
+)
 #: Letters of a secret that is in no other text by chance.
 _LONG = 16
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy")
@@ -209,11 +214,14 @@ class Site:
                     setting.variable,
                     *re.findall(r"\$\{\s*([^}]*?)\s*\}", str(raw.value) if raw else ""),
                 }
+        for raw in self.sections.get(OPERATORS, {}).values():
+            names |= {*re.findall(r"\$\{\s*([^}]*?)\s*\}", str(raw.value))}
         return names
 
     def _shows_secret(self, text: str) -> bool:
         users = self.settings
         own = [users.admin_token, users.worker_token, *(vendor.secret for vendor in users.vendors.values())]
+        own += [one.token for one in users.operators.values()]
         own += [os.environ.get(name) for vendor in VENDORS.values() for name in vendor.secret_variables]
         return any(_stands_in(secret, text) for secret in own if secret)
 

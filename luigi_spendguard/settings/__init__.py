@@ -115,6 +115,13 @@ MAIN: tuple[Setting, ...] = (
     ),
     Setting(
         PREFIX,
+        "operator_top_up_usd",
+        values.usd,
+        "none: as much as an admin",
+        "The most by which an operator of role `operate` may raise one run's budgets in all.",
+    ),
+    Setting(
+        PREFIX,
         "vendor_tasks",
         values.names,
         "none",

@@ -17,7 +17,8 @@ from luigi_spendguard.redaction import Secret
 from luigi_spendguard.settings.files import Raw
 from luigi_spendguard.settings.policy import is_endpoint, no_endpoint
 
-_TOKEN_LENGTH = 16
+#: So many characters a token has at least.
+TOKEN_LENGTH = 16
 
 
 def usd(raw: Raw, text: str) -> Micros:
@@ -41,9 +42,9 @@ def rate(raw: Raw, text: str) -> Decimal:
 
 def token(raw: Raw, text: str) -> Secret:
     """Return a token that is long enough not to be guessed."""
-    if len(text) < _TOKEN_LENGTH or not re.fullmatch(r"[\x21-\x7e]+", text):
+    if len(text) < TOKEN_LENGTH or not re.fullmatch(r"[\x21-\x7e]+", text):
         raise raw.error(
-            f"must have at least {_TOKEN_LENGTH} printable ASCII characters without blanks; make one with "
+            f"must have at least {TOKEN_LENGTH} printable ASCII characters without blanks; make one with "
             "`python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
         )
     return Secret(text)

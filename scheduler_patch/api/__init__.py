@@ -68,7 +68,7 @@ async def _revoke(service: LedgerService, call: ApiCall, request: OneRun) -> Any
 
 
 async def _top_up(service: LedgerService, call: ApiCall, request: TopUpRequest) -> Any:
-    freed = await operators.top_up(service, request)
+    freed = await operators.top_up(service, request, call.caller)
     repeated = freed.pop("repeated")
     return await runs.changed_run(service, request.run_id) | {"top_up": freed, "repeated": repeated}
 
@@ -90,9 +90,9 @@ async def _prune(service: LedgerService, call: ApiCall, request: PruneRequest) -
     return await operators.prune(service, request)
 
 
-_REVOKE = Endpoint("admin", OneRun, _revoke)
-_TOP_UP = Endpoint("admin", TopUpRequest, _top_up)
-_APPROVE = Endpoint("admin", ApproveRequest, _approve)
+_REVOKE = Endpoint("operate", OneRun, _revoke)
+_TOP_UP = Endpoint("operate", TopUpRequest, _top_up)
+_APPROVE = Endpoint("operate", ApproveRequest, _approve)
 _RUN = Endpoint("read", OneRun, runs.run)
 _ISSUE = Endpoint("worker", rpcs.ISSUE_KEY.request, keys.issue)
 _REVOKE_KEY = Endpoint("holder", OneKey, keys.revoke)
@@ -117,9 +117,9 @@ ROUTES = (
     _rpc("top_up_run", _TOP_UP),
     _rpc("approve_run", _APPROVE),
     _rpc(rpcs.ISSUE_KEY.name, _ISSUE),
-    _rpc("list_vault_keys", Endpoint("admin", ListKeysRequest, keys.listed_rpc)),
+    _rpc("list_vault_keys", Endpoint("list", ListKeysRequest, keys.listed_rpc)),
     _rpc("revoke_vault_key", _REVOKE_KEY),
-    Route("/vault/keys", {"POST": _ISSUE, "GET": Endpoint("admin", NoFields, keys.listed)}),
+    Route("/vault/keys", {"POST": _ISSUE, "GET": Endpoint("list", NoFields, keys.listed)}),
     Route("/vault/keys/{id}", {"DELETE": _REVOKE_KEY}),
     Route("/runs", {"GET": Endpoint("read", NoFields, runs.runs)}),
     Route("/runs/{run_id}", {"GET": _RUN, "DELETE": _REVOKE}),
@@ -127,11 +127,12 @@ ROUTES = (
     Route("/runs/{run_id}/spending", {"GET": Endpoint("read", OneRun, runs.spending)}),
     Route("/runs/{run_id}/top_up", {"GET": Endpoint("read", OneRun, runs.top_up), "POST": _TOP_UP}),
     Route("/runs/{run_id}/approve", {"POST": _APPROVE}),
+    Route("/whoami", {"GET": Endpoint("list", NoFields, queries.whoami)}),
     Route("/settings", {"GET": Endpoint("read", NoFields, queries.settings)}),
     Route("/status", {"GET": Endpoint("read", NoFields, queries.status)}),
     Route("/day", {"GET": Endpoint("read", NoFields, queries.day)}),
     Route("/calls", {"GET": Endpoint("read", NoFields, queries.calls)}),
-    Route("/calls/{id}/resolve", {"POST": Endpoint("admin", ResolveRequest, _resolve)}),
+    Route("/calls/{id}/resolve", {"POST": Endpoint("operate", ResolveRequest, _resolve)}),
     Route("/forget", {"POST": Endpoint("admin", ForgetRequest, _forget)}),
     Route("/actions", {"GET": Endpoint("read", NoFields, queries.actions)}),
     Route("/totals", {"GET": Endpoint("read", NoFields, queries.totals)}),

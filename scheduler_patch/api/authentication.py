@@ -1,4 +1,7 @@
-"""Who may do what on our routes: vault key, worker token, admin token, or the loopback peer."""
+"""Who may do what on our routes: vault key, worker token, an operator's token, or the loopback peer.
+
+The table of routes says for each who may (`Endpoint.who`); what that means is decided here alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import hashlib
 import hmac
 import ipaddress
 import socket
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import luigi.configuration
@@ -13,7 +18,9 @@ from tornado.httputil import HTTPServerRequest
 
 from luigi_spendguard.http.relay import Refused, check_host, check_origin, host_of
 from luigi_spendguard.protocol import CREDENTIAL
+from luigi_spendguard.settings.operators import OPERATORS
 from scheduler_patch.service import LedgerService
+from scheduler_patch.service.callers import ADMIN, Caller, who_could
 
 
 def shown(request: HTTPServerRequest) -> str:
@@ -63,37 +70,55 @@ def wrong(request: HTTPServerRequest, service: LedgerService) -> Refused | None:
     )
 
 
-def check(request: HTTPServerRequest, who: str, service: LedgerService) -> str:
-    """Raise Refused unless the request may act as `who`; return its vault key for `key` and `holder`.
+#: Which role an operator needs of a route that is for operators, by who may use it.
+NEEDED: Mapping[str, str] = {"list": "read", "operate": "operate", "admin": "admin", "holder": "operate"}
 
-    `who`: `read`, `key`, `worker`, `admin`, `holder` (of a key, or the admin), or `public`.
+
+def check(request: HTTPServerRequest, who: str, service: LedgerService) -> Caller:
+    """Return who asks. Raises Refused unless they may act as `who`.
+
+    `who`: `public`; `read` (anybody, or a worker or operator where that is closed); `list`, `operate` or
+    `admin` (an operator of that role, for `list` of any); `holder` (of a key, or an operator); `key`;
+    `worker` (or an operator of role `admin`).
     """
     check_origin(request)
+    address = request.remote_ip or ""
     if who == "public":
-        return ""
+        return Caller(address=address)
     token = shown(request)
-    check_peer(request, token, service, anywhere=who in ("admin", "holder"))
+    if who not in NEEDED:
+        check_peer(request, token, service, least="read" if who == "read" else "admin")
     try:
-        return _checked(token, who, service)
+        return replace(_checked(token, who, service), address=address)
     except Refused as refused:
         if token and refused.status == 401 and (instead := wrong(request, service)) is not None:
             raise instead from None
         raise
 
 
+def caller_of(token: str, service: LedgerService) -> Caller:
+    """Return whose token this is; how long it takes tells nothing of the tokens."""
+    settings = service.settings
+    named = [one for one in settings.operators.values() if _same(token, one.token)]
+    is_admin, is_worker = _same(token, service.admin_token), _same(token, settings.worker_token)
+    if named:
+        return Caller.of(named[0])
+    return ADMIN if is_admin else Caller(is_worker=is_worker)
+
+
 def check_peer(
-    request: HTTPServerRequest, token: str, service: LedgerService, *, anywhere: bool = False
+    request: HTTPServerRequest, token: str, service: LedgerService, *, least: str = "admin"
 ) -> None:
     """Raise Refused for a peer on another machine that is not served.
 
-    `anywhere`: peers on other machines are served without a worker token, too.
+    `least`: operators of this role are served there without a worker token, too.
     """
-    if anywhere or service.settings.worker_token is not None:
+    if service.settings.worker_token is not None:
         return
     try:
         _check_place(request, service.settings.gateway_url)
     except Refused:
-        if not (token and _same(token, service.admin_token)):
+        if not (token and caller_of(token, service).may(least)):
             raise
 
 
@@ -125,39 +150,30 @@ def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:
     check_host(request, names, ", or set [spendguard] worker_token in luigi.cfg")
 
 
-def _checked(token: str, who: str, service: LedgerService) -> str:
-    worker_token = service.settings.worker_token
-    is_admin = _same(token, service.admin_token)
-    if who == "holder" and token and not is_admin and not _same(token, worker_token):
-        return token
-    if who in ("admin", "holder"):
-        if not is_admin:
-            what = (
-                "this is not the admin token, which is needed here" if token else "this needs the admin token"
-            )
-            raise Refused(
-                401,
-                "unauthorized",
-                f"{what}: [spendguard] admin_token, or the file beside the ledger that luigid made",
-            )
-        return ""
-    if who == "read" and (is_admin or _same(token, worker_token)):
-        return ""
+def _checked(token: str, who: str, service: LedgerService) -> Caller:
     if who == "key":
         if not token:
             raise Refused(401, "unknown_key", "a vault key is missing")
-        return token
-    if who == "read":
-        if not service.settings.anonymous_read:
+        return Caller(key=token)
+    caller = caller_of(token, service)
+    if who == "holder" and token and not caller.role and not caller.is_worker:
+        return Caller(key=token)
+    if who in NEEDED:
+        _check_role(caller, NEEDED[who], service, token)
+    elif who == "read":
+        if not (caller.role or caller.is_worker or service.settings.anonymous_read):
             wrong = ", and this token is wrong" if token else ""
+            or_operators = ", or an operator's token" if service.settings.operators else ""
             raise Refused(
                 401,
                 "unauthorized",
                 f"[spendguard] anonymous_read is off{wrong}: send luigid's admin_token (admin_token_file) or "
-                "worker_token (worker_token_file)",
+                f"worker_token (worker_token_file){or_operators}",
             )
-        return ""
-    if worker_token is not None and not (_same(token, worker_token) or is_admin):
+    elif service.settings.worker_token is not None and not caller.is_worker:
+        if caller.role:
+            _check_role(caller, "admin", service, token)
+            return caller
         wrong = "is wrong" if token else "is missing"
         raise Refused(
             401,
@@ -165,4 +181,20 @@ def _checked(token: str, who: str, service: LedgerService) -> str:
             f"the worker token {wrong}: set the same [spendguard] "
             "worker_token in the worker's luigi.cfg as in luigid's",
         )
-    return ""
+    return caller
+
+
+def _check_role(caller: Caller, needed: str, service: LedgerService, token: str) -> None:
+    """Raise Refused for who is no operator, or one of another role."""
+    if caller.may(needed):
+        return
+    named = service.settings.operators
+    if not caller.role:
+        which = "an operator's token" if named else "the admin token"
+        what = f"this is not {which}, which is needed here" if token else f"this needs {which}"
+        where = f"[{OPERATORS}], [spendguard] admin_token" if named else "[spendguard] admin_token"
+        text = f"{what}: {where}, or the file beside the ledger that luigid made"
+        raise Refused(401, "unauthorized", text)
+    could = who_could(service.settings, needed)
+    text = f"you are {caller.shown}, of role {caller.role}: this needs role {needed}, which {could}"
+    raise Refused(403, "forbidden", text)

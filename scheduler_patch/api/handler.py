@@ -22,8 +22,9 @@ from luigi_spendguard.protocol import ANSWERED
 from luigi_spendguard.protocol.messages import BadMessage, Message
 from luigi_spendguard.settings.policy import expiry_ms
 from luigi_spendguard.vendors.bodies import media_type_in
-from scheduler_patch.api.authentication import check, wrong
+from scheduler_patch.api.authentication import NEEDED, check, wrong
 from scheduler_patch.service import LedgerService
+from scheduler_patch.service.callers import Caller
 from scheduler_patch.service.ledger import ACTOR
 from scheduler_patch.service.shares import Bounded
 
@@ -91,7 +92,7 @@ class ApiHandler(Bounded):
         self._names: tuple[str, ...] = settings["names"]
         self._wrap: bool = settings["wrap"]
         self._route: str = settings["route"]
-        self._key, self._serving = "", False
+        self._caller, self._serving = Caller(), False
         self.path_args: list[str] = []  # Tornado sets them for methods that it knows alone.
 
     def set_default_headers(self) -> None:
@@ -104,14 +105,14 @@ class ApiHandler(Bounded):
         if endpoint is None:
             raise self._method_not_allowed()
         who = endpoint.who
-        self._key = check(self.request, who, self._service)
+        self._caller = check(self.request, who, self._service)
         if who == "key":
-            await self._service.check_key(self._key)
+            await self._service.check_key(self._caller.key)
         self.limit = limit_of(who)
         if (self.declared or 0) > self.limit:
             raise self._too_large()
         if who == "key":
-            await self.hold(self._service.bodies, self._key)
+            await self.hold(self._service.bodies, self._caller.key)
 
     async def _serve(self, *path: str) -> None:
         self._serving = True
@@ -121,9 +122,9 @@ class ApiHandler(Bounded):
         try:
             endpoint = self._endpoints[self.request.method or ""]
             request = endpoint.read(self._fields(), self._path(path))
-            if endpoint.who in ("admin", "holder"):
-                ACTOR.set(f"{'the holder' if self._key else 'an operator'} at {self.request.remote_ip}")
-            answer = await endpoint.act(self._service, ApiCall(self, self._key), request)
+            if endpoint.who in NEEDED:
+                ACTOR.set(self._caller.actor)
+            answer = await endpoint.act(self._service, ApiCall(self, self._caller), request)
             status, answer = (201, answer.body) if isinstance(answer, Created) else (200, answer)
             self._answer(status, {"response": answer} if self._wrap else answer)
         except Exception as error:
@@ -243,10 +244,10 @@ class Lost(ApiHandler):
 
 
 class ApiCall:
-    """What a route's function is given beside its message: vault key and query."""
+    """What a route's function is given beside its message: who asks, and the query."""
 
-    def __init__(self, handler: ApiHandler, key: str) -> None:
-        self.handler, self.key = handler, key
+    def __init__(self, handler: ApiHandler, caller: Caller) -> None:
+        self.handler, self.caller, self.key = handler, caller, caller.key
 
     def query_only(self, *names: str) -> None:
         """Refuse query parameters that the route does not know. Raises BadMessage."""

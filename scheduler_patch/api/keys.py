@@ -46,7 +46,8 @@ async def issue(service: LedgerService, call: ApiCall, request: IssueKeyRequest)
             f"or secret_file in [spendguard_{terms.vendor}] of luigid's luigi.cfg, or gateway_url in "
             "[spendguard] where a gateway apart has it"
         )
-    ACTOR.set(f"a client at {call.handler.request.remote_ip}")  # Whoever may be a worker may ask for one.
+    # Whoever may be a worker may ask for one.
+    ACTOR.set(call.caller.actor or f"a client at {call.caller.address}")
     shown, key = await service.commit(_issue, terms, service.settings.caps)
     return Created({"vault_key": key, **shown})
 

@@ -12,7 +12,9 @@ from luigi_spendguard.ledger.overview import SORTS
 from luigi_spendguard.protocol import ACTIONS, CALL_STATES, RUN_STATUSES, VERDICTS, ReserveReply, messages
 from luigi_spendguard.protocol.operators import ResolveRequest
 from luigi_spendguard.protocol.rpcs import IssueKeyRequest
+from luigi_spendguard.settings.operators import ROLES
 from luigi_spendguard.vendors.registry import VENDORS
+from scheduler_patch.api.authentication import NEEDED
 from scheduler_patch.api.handler import Endpoint, limit_of
 
 #: What vendors are called with.
@@ -25,12 +27,24 @@ _PAGE: messages.Schema = {"type": "integer", "minimum": 1, "maximum": 1000}
 #: Who may, as names of `components.securitySchemes`; none: anybody whom Luigi's own page serves.
 _WHO: Mapping[str, list[dict[str, list[str]]]] = {
     "public": [],
-    "read": [{}, {"worker": []}, {"admin": []}],
+    "read": [{}, {"worker": []}, {"list": []}],
     "worker": [{"worker": []}, {"admin": []}],
+    "list": [{"list": []}],
+    "operate": [{"operate": []}],
     "admin": [{"admin": []}],
     "key": [{"vault_key": []}],
-    "holder": [{"vault_key": []}, {"admin": []}],
+    "holder": [{"vault_key": []}, {"operate": []}],
 }
+
+
+#: Of those, operators'.
+_OF_OPERATORS = ("list", "operate", "admin")
+
+
+def _operators(needed: str) -> str:
+    """Return what operators of a role, or of one that may do more, have to show."""
+    enough = " or ".join(ROLES[ROLES.index(needed) :])
+    return f"A token of [spendguard_operators] whose role is {enough}, or [spendguard] admin_token"
 
 
 _ANSWERED: Mapping[str, Any] = {
@@ -195,7 +209,7 @@ def document(served: Mapping[str, Mapping[str, Endpoint[Any]]]) -> dict[str, Any
         "paths": paths,
         "components": {
             "securitySchemes": {
-                "admin": {**bearer, "description": "[spendguard] admin_token"},
+                **{who: {**bearer, "description": _operators(NEEDED[who])} for who in _OF_OPERATORS},
                 "worker": {
                     **bearer,
                     "description": "[spendguard] worker_token; none: from luigid's own machine",

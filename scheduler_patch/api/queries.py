@@ -13,6 +13,7 @@ from luigi_spendguard.money import plain_usd
 from luigi_spendguard.protocol import ACTIONS, CALL_STATES, VERDICTS
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
 from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest
+from luigi_spendguard.settings.operators import ROLES
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.service import LedgerService
@@ -157,6 +158,19 @@ async def settings(service: LedgerService, call: ApiCall, request: NoFields) -> 
         "gateway": sorted(service.relayed_vendors),
         "families": sorted(seen)[:_FAMILIES],
         "not_reloaded": service.not_reloaded,
+    }
+
+
+async def whoami(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
+    """Return which operator asks, and what that one may do."""
+    call.query_only()
+    caller, limit = call.caller, service.settings.operator_top_up_usd
+    return {
+        "name": caller.name or None,
+        "shown": caller.shown,
+        "role": caller.role,
+        "may": [role for role in ROLES if caller.may(role)],
+        "top_up_usd": None if limit is None or caller.may("admin") else plain_usd(limit),
     }
 
 

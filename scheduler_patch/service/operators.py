@@ -21,8 +21,9 @@ from scheduler_patch.dispatch import feed, holds
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.dispatch.trial import Target
 from scheduler_patch.service import LedgerService
+from scheduler_patch.service.callers import ADMIN, Caller
 from scheduler_patch.service.ledger import Booked
-from scheduler_patch.service.top_ups import outcome, weigh
+from scheduler_patch.service.top_ups import MostRaised, outcome, weigh
 
 
 async def revoke(service: LedgerService, run_id: str) -> int:
@@ -48,11 +49,15 @@ async def in_force(service: LedgerService, pending: Callable[[Tx, str], int], na
     return under_way
 
 
-async def top_up(service: LedgerService, request: TopUpRequest) -> dict[str, Any]:
-    """Raise a run's cap, or one inside it; return what it frees. Raises BadAmount, NotFound, Conflict."""
+async def top_up(service: LedgerService, request: TopUpRequest, caller: Caller = ADMIN) -> dict[str, Any]:
+    """Raise a run's cap, or one inside it; return what it frees.
+
+    Raises BadAmount, NotFound, Conflict, Refused (it is more than the caller may).
+    """
     amount, target = parse_usd(request.usd), target_of(request)
     before = await weigh(service, request.run_id, target, amount)
-    repeated = await service.commit(_top_up, request, amount, _inside(service, target))
+    most = MostRaised.of(caller, service.settings)
+    repeated = await service.commit(_top_up, request, amount, _inside(service, target), most)
     return await outcome(service, replace(before, amount=0) if repeated else before) | {"repeated": repeated}
 
 
@@ -180,10 +185,14 @@ def _revoke(tx: Tx, run_id: str) -> Booked[None]:
     return Booked(None, snapshot.of_run(tx, run_id))
 
 
-def _top_up(tx: Tx, request: TopUpRequest, amount: Micros, inside: runs.Inside | None) -> Booked[bool]:
+def _top_up(
+    tx: Tx, request: TopUpRequest, amount: Micros, inside: runs.Inside | None, most: MostRaised
+) -> Booked[bool]:
     """Top up; it comes with whether that was done before."""
     request_id = _id_of(request)
     repeated = is_known(tx, request_id)
+    if not repeated:
+        most.check(tx, request.run_id, amount)
     if inside is None:
         runs.top_up(tx, request.run_id, amount, request_id)
     else:

@@ -16,9 +16,9 @@ from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check import caps, spool, vendors
 from luigi_spendguard.cli.check.finding import Doubt, Finding, Grade, not_reloaded, said_once, unasked
 from luigi_spendguard.cli.check.tasks import Tasks, families_of, none_guarded
-from luigi_spendguard.cli.context import Stop, operator_of, settings_of
+from luigi_spendguard.cli.context import Stop, operator_name, operator_of, settings_of
 from luigi_spendguard.cli.in_force import InForce
-from luigi_spendguard.cli.tokens import Token, leads_here, worker_token
+from luigi_spendguard.cli.tokens import Token, is_said, leads_here, worker_token
 from luigi_spendguard.config import Settings
 from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import LedgerError
@@ -49,6 +49,7 @@ def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> 
     if doubt := none_guarded(modules, settings.vendor_tasks):
         yield Finding("tasks", ", ".join(modules)).unless([doubt])
     if answers:
+        yield from _who(settings, operator)
         yield from _admin_token(settings, operator, there)
     refused = list(_worker_token(settings, operator)) if answers or refuses else []
     yield from unasked(_of_luigid(settings, there, tasks), why)
@@ -106,6 +107,22 @@ def _scheduler(operator: Operator) -> Generator[Finding, None, tuple[bool, bool]
         return False, error.exit_code != 3 or bool(error.code)
     yield Finding("scheduler", f"luigid-spendguard answers at {operator.url} ({counted(len(runs), 'run')})")
     return True, False
+
+
+def _who(settings: Settings, operator: Operator) -> Iterator[Finding]:
+    """Say who is named here, and as whom luigid takes the token that is shown to it."""
+    for one in settings.operators.values():
+        token = "" if one.token is not None else ", whose token cannot be had here"
+        yield Finding("operators", f"{one.name} has role {one.role}{token}")
+    if not settings.operators and not is_said(operator_name()):
+        return
+    try:
+        told = operator.get("/whoami")
+    except OperatorError as error:
+        if is_said(operator_name()):
+            yield Finding("operators", str(error), Grade.MISSING)
+        return
+    yield Finding("operators", f"luigid takes you for {told['shown']}, of role {told['role']}")
 
 
 def _admin_token(settings: Settings, operator: Operator, there: InForce) -> Iterator[Finding]:

@@ -38,17 +38,17 @@ def test_what_luigid_made_here_is_shown_here_alone(
     tmp_path: Path, tokens: Any, here: str | None, elsewhere: str | None
 ) -> None:
     own = settings(tmp_path, **tokens)
-    assert token_for(own, HERE).value == here
-    assert token_for(own, ELSEWHERE).value == elsewhere
+    assert token_for(own, HERE, None).value == here
+    assert token_for(own, ELSEWHERE, None).value == elsewhere
 
 
 def test_a_token_says_where_it_is_from_and_no_token_why(tmp_path: Path) -> None:
     own = settings(tmp_path)
-    assert token_for(own, HERE).said == f"refused was the admin token of {own.token_file}"
+    assert token_for(own, HERE, None).said == f"refused was the admin token of {own.token_file}"
     withheld = f"the one in {own.token_file} is for this machine's own luigid"
-    assert withheld in token_for(own, ELSEWHERE).said
-    assert "[spendguard] admin_token (or admin_token_file)" in token_for(own, ELSEWHERE).said
-    worker = token_for(settings(tmp_path, worker_token=WORKER), ELSEWHERE)
+    assert withheld in token_for(own, ELSEWHERE, None).said
+    assert "[spendguard] admin_token (or admin_token_file)" in token_for(own, ELSEWHERE, None).said
+    worker = token_for(settings(tmp_path, worker_token=WORKER), ELSEWHERE, None)
     assert worker.said == "refused was the worker token of [spendguard] worker_token (or worker_token_file)"
 
 
