@@ -54,7 +54,7 @@ def ledger() -> None:
 @click.argument("url", required=False, type=LedgerUrl())
 def check_ledger(url: Path | str | None) -> None:
     """Compute every total again from the journal; luigi.cfg's ledger where no URL is named."""
-    from luigi_spendguard.ledger.audit import discrepancies  # Late, as all that not each command needs.
+    from luigi_spendguard.ledger.audit.sums import discrepancies  # Late, as all that not each command needs.
     from luigi_spendguard.ledger.database.engines import opened
     from luigi_spendguard.ledger.migrations import check_format
 

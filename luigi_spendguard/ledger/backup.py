@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luigi_spendguard.errors import Conflict, LedgerUnavailable
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import Tx, copies
 from luigi_spendguard.ledger.database.engines import opened
 from luigi_spendguard.ledger.migrations import check_format

@@ -42,6 +42,14 @@ class JournalEntry(NamedTuple):
     note: str = ""
 
 
+def event(kind: str, call: Row, note: str = "") -> JournalEntry:
+    """Return the entry of something that moves no money: each call, and each change of one, has an entry.
+
+    What is sealed of a call (`ledger.audit`) is sealed anew with each entry about it.
+    """
+    return JournalEntry(kind, run_id=call["run_id"], call_id=call["id"], note=note)
+
+
 def journal(tx: Tx, entry: JournalEntry) -> None:
     """Append one entry."""
     tx.later(_APPEND, *entry, tx.actor)
@@ -268,7 +276,7 @@ def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     raise LookupError(f"budgets {budgets} have room for {amount}, and it was not taken")
 
 
-def lend_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
+def lend_money(tx: Tx, run_id: str, budget_ids: Sequence[int], amount: Micros) -> None:
     """Raise every budget's cap by what `amount` lacks in it: shadow mode lets through what a cap denies."""
     tx.check_alone("shadow mode lends")
     for budget_id in sorted(budget_ids):
@@ -286,7 +294,7 @@ def lend_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
             budget_id,
         )
         if short:
-            journal(tx, JournalEntry("lend", budget_id=budget_id, cap=short))
+            journal(tx, JournalEntry("lend", run_id=run_id, budget_id=budget_id, cap=short))
 
 
 def move_money(tx: Tx, call: Row, entry: JournalEntry) -> None:
@@ -329,4 +337,4 @@ def put_in_doubt(tx: Tx, call: Row, note: str, status: int = 0, vendor_request: 
         vendor_request,
         call["id"],
     )
-    journal(tx, JournalEntry("doubt", run_id=call["run_id"], call_id=call["id"], note=note))
+    journal(tx, event("doubt", call, note))

@@ -12,7 +12,7 @@ from typing import Any
 import peewee
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import Place, Tx, insertion
 from luigi_spendguard.ledger.database.engines import opened
 from luigi_spendguard.ledger.migrations import check_format, migrate

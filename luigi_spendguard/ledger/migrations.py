@@ -189,6 +189,46 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         "ALTER TABLE call ADD COLUMN fees_micros BIGINT",
         # Keep by which id a vendor knows the request that it has answered last.
         "ALTER TABLE call ADD COLUMN vendor_request VARCHAR(255) NOT NULL DEFAULT ''",
+        # Make room for the sealed audit; each call has an entry, as it is sealed with what the journal says.
+        """
+        CREATE TABLE audit_block (
+            number INTEGER NOT NULL PRIMARY KEY,
+            ledger VARCHAR(255) NOT NULL,
+            first_seq BIGINT NOT NULL,
+            last_seq BIGINT NOT NULL,
+            entry BIGINT NOT NULL,
+            root VARCHAR(255) NOT NULL,
+            previous VARCHAR(255) NOT NULL,
+            hash VARCHAR(255) NOT NULL,
+            key_id VARCHAR(255) NOT NULL,
+            signature VARCHAR(255) NOT NULL,
+            sealed_at BIGINT NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE audit_row (
+            seq INTEGER NOT NULL PRIMARY KEY,
+            block BIGINT NOT NULL,
+            kind VARCHAR(255) NOT NULL CHECK (kind IN ('call','entry')),
+            name VARCHAR(255) NOT NULL,
+            run_id VARCHAR(255) NOT NULL,
+            at BIGINT NOT NULL,
+            text TEXT NOT NULL
+        )
+        """,
+        "CREATE INDEX audit_row_run ON audit_row (run_id, seq)",
+        "CREATE INDEX audit_row_call ON audit_row (name, seq) WHERE kind = 'call'",
+        """
+        CREATE TABLE audit_pruned (
+            entry INTEGER NOT NULL PRIMARY KEY,
+            calls BIGINT NOT NULL,
+            entries BIGINT NOT NULL
+        )
+        """,
+        "INSERT INTO journal (at, kind, run_id, call_id, cap_micros, spent_micros, reserved_micros,"
+        " overrun_micros, note, actor) SELECT created_at, CASE verdict WHEN 'denied' THEN 'deny'"
+        " WHEN 'replayed' THEN 'replay' ELSE 'read' END, run_id, id, 0, 0, 0, 0, 'made before format 19', ''"
+        " FROM call WHERE NOT EXISTS (SELECT 1 FROM journal WHERE journal.call_id = call.id) ORDER BY rowid",
     ),
 }
 #: The format that this version reads and writes.

@@ -13,6 +13,7 @@ is done again with all of the books. So a name that was forgotten there costs ti
 | `call` by family and target (suspect duplicates) | charges |
 | `vendor_object`, `turn`, `call` by `object_id` | object |
 | `budget` of the day | its row, at the end (`database.late`); near its cap from when it is read |
+| `audit_block`, `audit_row` | audit |
 
 Everything else that a reservation or an end of a call, or the claim or the end of an attempt reads is written
 by what has all of the books: batches and their payments, approvals, keys and their terms, runs and their

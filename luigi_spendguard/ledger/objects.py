@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from luigi_spendguard.ledger.budgets import cost_so_far
+from luigi_spendguard.ledger.budgets import cost_so_far, event, journal
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.names import of_object
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
@@ -161,6 +161,7 @@ def name_object(tx: Tx, call: Row, object_id: str) -> None:
     added = "UPDATE SET counted_micros = vendor_object.counted_micros + ?6"
     _keep(tx, call, object_id, cost, cost, known=added)
     tx.run("UPDATE call SET object_id = ? WHERE id = ?", object_id, call["id"])
+    journal(tx, event("object", call, object_id))
 
 
 def opened_by_others(tx: Tx, call: Row, object_ids: Iterable[str]) -> set[str]:

@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 
 from luigi_spendguard.ledger.batches import go_on
-from luigi_spendguard.ledger.budgets import put_in_doubt
+from luigi_spendguard.ledger.budgets import event, journal, put_in_doubt
 from luigi_spendguard.ledger.calls import (
     GRANT_MS,
     Decision,
@@ -51,7 +51,7 @@ def answer_repeated(
             )
         answer = replay(tx, ask, match)  # ReservationDenied where the answer is no longer kept.
         if row is None:
-            record(tx, scope, ask, identity, now, Decision("replayed", replay_of=match["id"]))
+            row = record(tx, scope, ask, identity, now, Decision("replayed", replay_of=match["id"]))
         else:
             tx.run(
                 "UPDATE call SET verdict = 'replayed', replay_of = ?, ordinal = ?, ask = ? WHERE id = ?",
@@ -60,6 +60,7 @@ def answer_repeated(
                 ask.ask,
                 row["id"],
             )
+        journal(tx, event("replay", row))
         return answer
     _check_sender(scope, match)
     if match["state"] == "pending":
@@ -77,6 +78,8 @@ def answer_repeated(
             made_again(ask, identity, match),
             match["id"],
         )
+        if match["key_id"] != identity.key_id:
+            journal(tx, event("rekey", match))
     return resend(tx, scope, match, ask, match["ask"] + 1, now)
 
 
@@ -186,6 +189,7 @@ def unheard(tx: Tx, row: Row) -> None:
         " message = 'its answer did not arrive' WHERE id = ?",
         row["id"],
     )
+    journal(tx, event("unheard", row))
 
 
 def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
@@ -218,6 +222,7 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     if wait := wait_for_turn(tx, scope, again, row["id"]):
         return wait
     take_turn(tx, scope, ask, row["id"])
+    journal(tx, event("resend", row))
     return regrant(tx, scope, row["id"], ask, number, now)
 
 
@@ -264,6 +269,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     if len(free) > int(equal or 0):
         granted = regrant(tx, scope, row["id"], ask, number, now)
         tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
+        journal(tx, event("found", row))
         return _as_found(granted, {**row, "object_id": free[0]})
     shows = "does not show it (yet)" if not free else f"shows {free[0]}, which may be an equal call's"
     raise ReservationDenied(

@@ -16,6 +16,7 @@ from luigi_spendguard.ledger.budgets import (
     JournalEntry,
     KeptBudget,
     beyond_day,
+    event,
     fit_ahead,
     journal,
     key_budgets,
@@ -84,7 +85,7 @@ def _decide(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
         if row is None and not (ask.look_up and denied.reason == "endpoint"):  # Its call will be.
             held = denied.facts.get("budget") == DUPLICATE  # To whoever asks it is a budget's denial.
             decision = Decision("denied", DUPLICATE if held else denied.reason, denied.message)
-            record(tx, scope, ask, Identity(), now, decision)
+            journal(tx, event("deny", record(tx, scope, ask, Identity(), now, decision)))
         if (asked := denied.facts.get("asked_usd")) is not None:
             hold(tx, scope.claim["id"], denied.facts["budget"], denied.facts["part"], parse_usd(asked))
         return ReserveReply(
@@ -174,6 +175,8 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     )
     if taken.lent:
         tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", taken.lent, row["id"])
+    if ask.read:
+        journal(tx, event("resend", row))
     tx.run("DELETE FROM call_budget WHERE call_id = ?", row["id"])
     _keep_taken(tx, row, ask, taken)
     return regrant(tx, scope, row["id"], ask, ask.ask, now)
@@ -311,7 +314,7 @@ def _take_money(tx: Tx, scope: Scope, ask: ReserveRequest) -> _Taken:
     if not scope.caps.shadow:
         raise denied
     _check_threshold(tx, scope, amount)
-    lend_money(tx, budgets, amount)
+    lend_money(tx, scope.run["run_id"], budgets, amount)
     return _Taken(amount, total, budgets, _let_through(denied), beside)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from luigi_spendguard.errors import Conflict, LedgerError, NotFound
 from luigi_spendguard.ledger import keys, runs
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.backup import Contents, proved
 from luigi_spendguard.ledger.budgets import JournalEntry, journal, open_budget, run_budget, set_cap
 from luigi_spendguard.ledger.database import Row, Tx, copies

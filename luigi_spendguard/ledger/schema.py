@@ -412,6 +412,59 @@ class JournalTable(_Table):
         table_name = "journal"
 
 
+class AuditBlockTable(_Table):
+    """A signed block of the audit: its rows, up to which entry of the journal, and what stands before it.
+
+    `ledger` tells these books from others, `root` is the Merkle root of the rows' texts, `previous` the hash
+    of the block before ("" for the first), `hash` that of this one's head; hexadecimal, as the signature.
+    """
+
+    number = IntegerField(primary_key=True)
+    ledger = CharField()
+    first_seq = BigIntegerField()
+    last_seq = BigIntegerField()
+    entry = BigIntegerField()
+    root = CharField()
+    previous = CharField()
+    hash = CharField()
+    key_id = CharField()
+    signature = CharField()
+    sealed_at = BigIntegerField()
+
+    class Meta:
+        table_name = "audit_block"
+
+
+class AuditRowTable(_Table):
+    """What was sealed of an entry of the journal, or of a call as it was then: `text` is what is hashed.
+
+    `name` is the call's id or the entry's number, `at` when that was made. All but `block` stands in `text`,
+    too.
+    """
+
+    seq = IntegerField(primary_key=True)
+    block = BigIntegerField()
+    kind = CharField(constraints=[Check("kind IN ('call','entry')")])
+    name = CharField()
+    run_id = CharField()
+    at = BigIntegerField()
+    text = TextField()
+
+    class Meta:
+        table_name = "audit_row"
+
+
+class AuditPrunedTable(_Table):
+    """How many sealed calls and entries the entry of that number has taken out of the books."""
+
+    entry = IntegerField(primary_key=True)
+    calls = BigIntegerField()
+    entries = BigIntegerField()
+
+    class Meta:
+        table_name = "audit_pruned"
+
+
 TABLES: tuple[type[peewee.Model], ...] = (
     MigrationTable,
     RunTable,
@@ -432,6 +485,9 @@ TABLES: tuple[type[peewee.Model], ...] = (
     PriceDueTable,
     CallTargetTable,
     JournalTable,
+    AuditBlockTable,
+    AuditRowTable,
+    AuditPrunedTable,
 )
 
 #: What no model says: what is looked for among much else is indexed apart.
@@ -451,6 +507,8 @@ _BESIDE = (
     "CREATE INDEX call_denied ON call (run_id) WHERE verdict = 'denied'",
     "CREATE INDEX call_doubt ON call (run_id) WHERE state = 'in_doubt'",
     "CREATE INDEX call_lent ON call (run_id) WHERE verdict = 'allowed' AND reason = 'cap'",
+    "CREATE INDEX audit_row_run ON audit_row (run_id, seq)",
+    "CREATE INDEX audit_row_call ON audit_row (name, seq) WHERE kind = 'call'",
 )
 
 

@@ -7,7 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import DAYS_OF, JournalEntry, cost_so_far, move_money, put_in_doubt
+from luigi_spendguard.ledger.budgets import (
+    DAYS_OF,
+    JournalEntry,
+    cost_so_far,
+    event,
+    journal,
+    move_money,
+    put_in_doubt,
+)
 from luigi_spendguard.ledger.calls import CALL, GRANT_MS, Scope, tombstone, uses_up
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
@@ -225,18 +233,18 @@ def _counted_then(row: Row, beside: int) -> int:
     return max(0, int(row["asked_micros"] - row["reserved_micros"]) - beside)
 
 
+_ABOUT = (
+    "SELECT id, run_id FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND state = 'settled'"
+    " AND relayed = ? ORDER BY rowid"
+)
+
+
 def _take_over(tx: Tx, row: Row, object_id: str, covers: list[str]) -> None:
     """Let `object_id` count what other objects counted, so that freeing it frees their calls' money."""
     for covered in set(covers) - {object_id}:
-        tx.run(
-            "UPDATE call SET object_id = ? WHERE vendor = ? AND account = ? AND object_id = ?"
-            " AND state = 'settled' AND relayed = ?",
-            object_id,
-            row["vendor"],
-            row["account"],
-            covered,
-            row["relayed"],
-        )
+        for call in tx.all(_ABOUT, row["vendor"], row["account"], covered, row["relayed"]):
+            tx.run("UPDATE call SET object_id = ? WHERE id = ?", object_id, call["id"])
+            journal(tx, event("object", call, f"{object_id} instead of {covered}"))
         cover_object(tx, row, covered)
 
 
@@ -251,6 +259,8 @@ def _book(tx: Tx, row: Row, actual: int, note: str) -> Row:
         reserved = -row["reserved_micros"]
         entry = JournalEntry("settle", spent=spent, reserved=reserved, overrun=overrun, note=note)
         move_money(tx, row, entry)
+    else:
+        journal(tx, event("read", row, note))
     if overrun:
         freeze(tx, row["run_id"])
     return {"settled_micros": spent, "corrected_micros": 0, "overrun_micros": overrun}

@@ -10,7 +10,7 @@ from typing import Any
 
 from luigi_spendguard.config import load
 from luigi_spendguard.http.spool import backlog
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database.engines import opened
 from tests.support.processes import wait_until
 from tests.support.site import Site

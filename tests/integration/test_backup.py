@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from luigi_spendguard.cli import cli
 from luigi_spendguard.ledger import keys, runs
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import copies
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest

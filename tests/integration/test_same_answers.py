@@ -22,7 +22,6 @@ from luigi_spendguard import cli
 from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.ledger import (
     actions,
-    audit,
     claims,
     corrections,
     denials,
@@ -36,6 +35,7 @@ from luigi_spendguard.ledger import (
     totals,
 )
 from luigi_spendguard.ledger.actions import ActionFilter
+from luigi_spendguard.ledger.audit import sums
 from luigi_spendguard.ledger.copying import copy_books
 from luigi_spendguard.ledger.database.engines import opened
 from luigi_spendguard.ledger.overview import SORTS, Page
@@ -284,9 +284,9 @@ ASKED: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
     history.position: [()],
     history.news: [(history.Position(),), (history.Position(9, 2, frozenset({"run", "frozen"})),)],
     denials.unsolved: [(_RUNS,)],
-    audit.discrepancies: [()],
+    sums.discrepancies: [()],
 }
-MODULES = (queries, totals, overview, snapshot, actions, history, denials, audit)
+MODULES = (queries, totals, overview, snapshot, actions, history, denials, sums)
 
 
 def _reading(module: ModuleType) -> Iterator[Callable[..., Any]]:

@@ -30,7 +30,7 @@ Stripe.quote = lambda self, *given: dataclasses.replace(quote(self, *given), tot
 #: The ledger's conditional update takes the money whether or not it is there.
 NO_CAP = """
 from luigi_spendguard.ledger import reservations
-reservations.take_money = lambda tx, budgets, amount: reservations.lend_money(tx, budgets, amount)
+reservations.take_money = lambda tx, budgets, amount: reservations.lend_money(tx, "", budgets, amount)
 """
 #: The SDK's calls go past the guard.
 NO_GUARD = """

@@ -11,7 +11,7 @@ from typing import Any
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked
 from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.ledger import overview, queries, snapshot, totals
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.money import Micros, parse_usd, plain_usd
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest

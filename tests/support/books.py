@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard.ledger import Ledger, calls, claims, reservations, runs, settlement
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.foreseen import naming
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest, key_hash

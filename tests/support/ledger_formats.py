@@ -10,7 +10,7 @@ were made by their own code, the last of each format on the main branch, with th
 
 1: 00e97bd, 2: 9f6e078, 3: 4f09022, 4: 044928f, 5: 6f6c77c, 6: e3b7d2b, 7: e434fe2, 8: b8cc11f, 9: cdfc2ca,
 10: 309a1b4, 11: eb28ac0, 12: 5237b80, 13: df36536, 14: f123277, 15: 68af2d3, 16: 7f81818,
-17: 563074d.
+17: 563074d, 18: 3181fdd.
 What a format did not know yet is left out of its file, and modules are looked for under their names of then.
 """
 

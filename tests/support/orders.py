@@ -22,7 +22,7 @@ import psycopg
 
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.ledger import Ledger, calls, claims, corrections, reservations, runs, settlement
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.ledger.following import day_budget, keep_budget
 from luigi_spendguard.ledger.foreseen import naming

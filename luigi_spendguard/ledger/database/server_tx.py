@@ -32,7 +32,8 @@ SETTLE_S, _LOOK_S = 0.05, 0.002
 #: What may be written by who has only some names to itself; each statement's own functions look at which row.
 _SHARED = frozenset(
     {
-        *("budget", "call", "call_budget", "call_target", "claim", "exchange", "journal", "price_due"),
+        *("audit_block", "audit_row", "budget", "call", "call_budget", "call_target", "claim", "exchange"),
+        *("journal", "price_due"),
         *("task", "turn", "vendor_object"),
     }
 )

@@ -57,7 +57,12 @@ def test_there_is_a_file_of_every_format() -> None:
 
 def test_it_keeps_its_figures(books: Books, number: int) -> None:
     before = written(number)
-    assert figures(books.path) == before
+    now = figures(books.path)
+    if number < 19:  # Each call has an entry since.
+        kept = [entry for entry in now["journal"] if entry[0] not in ("deny", "replay", "read")]
+        assert len(kept) < len(now["journal"])
+        now["journal"] = kept
+    assert now == before
     assert books.audit() == []
     for run_id, state, cap, spent, reserved, overrun in before["runs"]:
         shown = books.read(queries.run, run_id)

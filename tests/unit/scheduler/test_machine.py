@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 
 from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.money import Micros, parse_usd
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.protocol.operators import ApproveRequest, TopUpRequest

@@ -11,7 +11,7 @@ import pytest
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import pruning, runs, snapshot
-from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings.policy import Caps
