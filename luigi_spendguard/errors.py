@@ -13,6 +13,7 @@
             KeyRevoked            its key is revoked, expired or unknown
             GatewayUnreachable    no connection to the gateway could be made
         VendorUnreachable     no connection to the vendor could be made; nothing was sent
+        BooksUnread           a vendor's own books cannot be read to their end now
         OutcomeUnknown        a vendor call was sent and nobody knows what became of it
 
 `ConfigError` (`luigi_spendguard.config`) and `BadAmount` (`luigi_spendguard.money`) are `ValueError`s
@@ -148,6 +149,10 @@ def blocks(denied: object) -> bool:
 
 class VendorUnreachable(SpendguardError):
     """No connection to the vendor could be made: nothing was sent, and the call may be made again."""
+
+
+class BooksUnread(SpendguardError):
+    """A vendor's own books cannot be read to their end now; the message says why."""
 
 
 class OutcomeUnknown(SpendguardError):

@@ -13,9 +13,8 @@ from typing import Protocol
 from urllib.parse import urlencode
 
 from luigi_spendguard import backoff
-from luigi_spendguard.errors import SpendguardError, bare
+from luigi_spendguard.errors import BooksUnread, SpendguardError, bare
 from luigi_spendguard.http.transport import CONNECT_S
-from luigi_spendguard.reconcile import BooksUnread
 from luigi_spendguard.reconcile.work_file import WorkFile
 from luigi_spendguard.redaction import is_in
 from luigi_spendguard.vendors import Reply, Request, Vendor

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luigi_spendguard import redaction
-from luigi_spendguard.reconcile import BooksUnread
+from luigi_spendguard.errors import BooksUnread
 from luigi_spendguard.vendors.own_books import Entry, EntryPage, PageRequest, Period
 
 #: Of the tables; a file of another version is made anew.
@@ -29,17 +29,61 @@ _TABLES = (
     "CREATE TABLE asked (page TEXT PRIMARY KEY) WITHOUT ROWID",
     """
     CREATE TABLE entry (
-        number INTEGER PRIMARY KEY, listed TEXT NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL,
-        at_ms INTEGER NOT NULL, state TEXT NOT NULL, object TEXT NOT NULL, about TEXT NOT NULL,
-        amount INTEGER, currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL,
-        tag TEXT NOT NULL, target TEXT NOT NULL, final INTEGER NOT NULL, counted INTEGER NOT NULL,
-        inside INTEGER NOT NULL, UNIQUE (listed, id)
+        listed TEXT NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL, at_ms INTEGER NOT NULL,
+        state TEXT NOT NULL, object TEXT NOT NULL, about TEXT NOT NULL, amount INTEGER,
+        currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL, tag TEXT NOT NULL,
+        target TEXT NOT NULL, final INTEGER NOT NULL, counted INTEGER NOT NULL, rank INTEGER NOT NULL,
+        inside INTEGER NOT NULL, PRIMARY KEY (listed, id)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX entry_tag ON entry (tag) WHERE tag <> ''",
+    # Several ids may stand for one money: each but one leads to another one of them.
+    "CREATE TABLE alias (id TEXT PRIMARY KEY, object TEXT NOT NULL) WITHOUT ROWID",
+)
+
+#: What is made of both sides; it is made anew each time.
+COMPARED = (
+    # `cost`: what it counts for by itself, in micro-dollars: settled, or reserved while that is open.
+    """
+    CREATE TABLE call (
+        id TEXT PRIMARY KEY, run_id TEXT NOT NULL, task_id TEXT NOT NULL, account TEXT NOT NULL,
+        operation TEXT NOT NULL, object TEXT, target TEXT NOT NULL, state TEXT NOT NULL,
+        currency TEXT NOT NULL, asked INTEGER NOT NULL, reserved INTEGER NOT NULL, cost INTEGER NOT NULL,
+        at_ms INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX call_object ON call (object)",
+    # What the ledger counts, once: by object, or by call where that has none.
+    """
+    CREATE TABLE item (
+        name TEXT PRIMARY KEY, subject TEXT NOT NULL, call TEXT NOT NULL, micros INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX item_subject ON item (subject)",
+    """
+    CREATE TABLE stranger (
+        object TEXT NOT NULL, account TEXT NOT NULL, call TEXT NOT NULL, PRIMARY KEY (object, account)
+    ) WITHOUT ROWID
+    """,
+    # What a tag names, where that may be believed: whose call it is, and the money.
+    "CREATE TABLE tagged (call TEXT PRIMARY KEY, subject TEXT NOT NULL) WITHOUT ROWID",
+    """
+    CREATE TABLE line (
+        subject TEXT NOT NULL, listed TEXT NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL,
+        at_ms INTEGER NOT NULL, state TEXT NOT NULL, about TEXT NOT NULL, amount INTEGER,
+        currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL, tag TEXT NOT NULL,
+        target TEXT NOT NULL, final INTEGER NOT NULL, rank INTEGER NOT NULL, inside INTEGER NOT NULL,
+        PRIMARY KEY (subject, rank, listed, id)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE difference (
+        number INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, call TEXT NOT NULL,
+        run_id TEXT NOT NULL, at_ms INTEGER NOT NULL, vendor_micros INTEGER NOT NULL,
+        ledger_micros INTEGER NOT NULL, amount INTEGER, currency TEXT NOT NULL, certain INTEGER NOT NULL,
+        spent INTEGER, reason TEXT NOT NULL, remedy TEXT NOT NULL
     )
     """,
-    "CREATE INDEX entry_object ON entry (object)",
-    "CREATE INDEX entry_tag ON entry (tag) WHERE tag <> ''",
-    # Several ids may stand for one money: the id, and the one that counts.
-    "CREATE TABLE alias (id TEXT PRIMARY KEY, object TEXT NOT NULL) WITHOUT ROWID",
 )
 
 
@@ -161,18 +205,48 @@ class WorkFile:
             redaction.redact(entry.target),
             entry.final,
             entry.counted,
+            entry.rank,
             self.work.period.has(entry.at_ms),
         )
-        self.db.execute(
-            "INSERT OR REPLACE INTO entry (listed, id, kind, at_ms, state, object, about, amount, currency,"
-            " micros, open_micros, tag, target, final, counted, inside)"
-            f" VALUES ({','.join('?' * len(values))})",
-            values,
-        )
+        self.db.execute(f"INSERT OR REPLACE INTO entry VALUES ({','.join('?' * len(values))})", values)
         for other in objects[1:]:
+            self.unite(objects[0], other)
+
+    def unite(self, one: str, other: str) -> None:
+        """Let two ids stand for one money; inside `writing`."""
+        first, second = self.root_of(one), self.root_of(other)
+        if first != second:
+            self.db.execute("INSERT OR REPLACE INTO alias (id, object) VALUES (?, ?)", (second, first))
+
+    def root_of(self, object_id: str) -> str:
+        """Return the id under which all that stands for one money is compared."""
+        while row := self.db.execute("SELECT object FROM alias WHERE id = ?", (object_id,)).fetchone():
+            object_id = str(row[0])
+        return object_id
+
+    def make_lines(self) -> None:
+        """Put the vendor's lines that may count beside what they stand for."""
+        flatter = (
+            "UPDATE alias SET object = (SELECT more.object FROM alias AS more WHERE more.id = alias.object)"
+            " WHERE object IN (SELECT id FROM alias)"
+        )
+        with self.writing():
+            while self.db.execute(flatter).rowcount > 0:
+                pass
             self.db.execute(
-                "INSERT OR REPLACE INTO alias (id, object) SELECT ?1, ?2 WHERE ?1 <> ?2", (other, objects[0])
+                "INSERT INTO line SELECT coalesce(alias.object, entry.object), listed, entry.id, kind, at_ms,"
+                " state, about, amount, currency, micros, open_micros, tag, target, final, rank, inside"
+                " FROM entry LEFT JOIN alias ON alias.id = entry.object WHERE counted"
             )
+
+    def clear_compared(self) -> None:
+        """Make the tables of a comparison anew, empty."""
+        with self.writing():
+            for statement in COMPARED:
+                if statement.split()[1] == "TABLE":
+                    self.db.execute(f"DROP TABLE IF EXISTS {statement.split()[2]}")
+            for statement in COMPARED:
+                self.db.execute(statement)
 
     def counts(self) -> Mapping[str, tuple[int, int]]:
         """Return how many pages and lines of each list were read."""

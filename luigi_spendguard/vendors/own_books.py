@@ -18,6 +18,9 @@ from luigi_spendguard.vendors.model import Reply
 #: behind it.
 MARGIN_MS = 3_600_000
 
+#: The rank of a line that says when money moved, and not when what moves it was opened: that may be long ago.
+MOVEMENT = 9
+
 
 @dataclass(frozen=True)
 class Period:
@@ -69,6 +72,8 @@ class Entry:
         final: the amount is the last word.
         counted: it counts by itself; else it tells what else is known of `objects` (which are one money),
             or of fees, and adds nothing.
+        rank: of the lines of one money (those that share one of their `objects`) the ones of the lowest rank
+            count; the others say the same. `MOVEMENT`: see there.
 
     """
 
@@ -90,6 +95,7 @@ class Entry:
     whole: bool = True
     note: str = ""
     marks: tuple[str, ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class OwnBooks(ABC):
         paths: the paths that may be read with the secret: no page leads elsewhere.
         per_second: how many pages are asked for in a second, at the most.
         operations: what opens something that the lists show, by its operations' names; empty: all that costs.
+        shown: how the ids of objects begin that its lists show; empty: all that calls name.
 
     """
 
@@ -133,6 +140,7 @@ class OwnBooks(ABC):
     paths: re.Pattern[str]
     per_second: float = 4.0
     operations: frozenset[str] = frozenset()
+    shown: tuple[str, ...] = ()
 
     @abstractmethod
     def own_account(self, settings: VendorSettings, secret: str) -> str:

@@ -32,6 +32,7 @@ from luigi_spendguard.vendors.stripe.operations import (
     named_lines,
     without_ids,
 )
+from luigi_spendguard.vendors.stripe.own_books import StripeOwnBooks
 from luigi_spendguard.vendors.stripe.quotes import PARTIES, own_path
 from luigi_spendguard.vendors.stripe.request import (
     API_BASE,
@@ -96,6 +97,7 @@ class Stripe(Vendor):
     )
 
     ruled = frozenset(RULE_OF) - PRICEABLE
+    books = StripeOwnBooks()
 
     def known(self) -> Known:
         return Known(self.name, named_lines())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard import redaction
-from luigi_spendguard.reconcile import BooksUnread
+from luigi_spendguard.errors import BooksUnread
 from luigi_spendguard.reconcile.reading import TRIES, BooksReader
 from luigi_spendguard.reconcile.work_file import Work, WorkFile
 from luigi_spendguard.settings import VendorSettings

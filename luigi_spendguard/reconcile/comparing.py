@@ -1,0 +1,467 @@
+"""Compares both sides money by money: each cent is matched, or stands in exactly one difference."""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from itertools import groupby
+from typing import Any
+
+from luigi_spendguard.money import Micros, format_usd, plain_usd
+from luigi_spendguard.protocol import command, commands
+from luigi_spendguard.reconcile.differences import Cause, Difference
+from luigi_spendguard.reconcile.work_file import WorkFile
+from luigi_spendguard.vendors.own_books import MARGIN_MS, MOVEMENT
+
+_Row = tuple[Any, ...]
+
+
+@dataclass
+class Sums:
+    """What both sides come to, in micro-dollars; `unpriced` in minor units by currency.
+
+    Attributes:
+        vendor, ledger: what the vendor shows, and what the ledger counts, of the period.
+        matched: of both, what is the same.
+        vendor_only, ledger_only: what stands in differences.
+        monies: how many monies were compared, and how many of them are equal.
+        kinds: how many differences there are of each kind.
+        apart: what is shown apart: fees and what moves by itself, by kind and currency: how many, how much.
+
+    """
+
+    vendor: int = 0
+    ledger: int = 0
+    matched: int = 0
+    vendor_only: int = 0
+    ledger_only: int = 0
+    monies: int = 0
+    equal: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    unpriced: Counter[str] = field(default_factory=Counter)
+    apart: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def differences(self) -> int:
+        """How many differences there are."""
+        return sum(self.kinds.values())
+
+    def check(self) -> None:
+        """Raise AssertionError unless each cent is matched or in a difference: a mistake here."""
+        if (self.vendor, self.ledger) != (self.matched + self.vendor_only, self.matched + self.ledger_only):
+            raise AssertionError(f"the sums do not close: {self}")
+
+
+@dataclass(frozen=True)
+class _KnownCall:
+    id: str
+    run_id: str
+    account: str
+    operation: str
+    object: str | None
+    state: str
+    currency: str
+    asked: int
+    reserved: int
+    cost: int
+    at_ms: int
+
+
+@dataclass
+class _Money:
+    """All that both sides know of one money."""
+
+    subject: str
+    lines: list[_Row] = field(default_factory=list)
+    items: list[tuple[str, int]] = field(default_factory=list)
+    calls: list[_KnownCall] = field(default_factory=list)
+    tagged: str = ""
+    stranger: tuple[str, str] | None = None
+
+    @property
+    def best(self) -> list[_Row]:
+        """The vendor's lines that count: those of the lowest rank."""
+        rank = min((line[_RANK] for line in self.lines), default=0)
+        return [line for line in self.lines if line[_RANK] == rank]
+
+    @property
+    def opened(self) -> list[_KnownCall]:
+        """The calls that are in doubt or under way."""
+        return [call for call in self.calls if call.state in ("in_doubt", "pending")]
+
+
+(_KIND, _AT, _STATE, _ABOUT, _AMOUNT, _CURRENCY, _MICROS, _OPEN, _TAG, _FINAL, _RANK, _INSIDE) = range(1, 13)
+_LINES = (
+    "SELECT subject, kind, at_ms, state, about, amount, currency, micros, open_micros, tag, final, rank,"
+    " inside FROM line ORDER BY subject, rank"
+)
+_ITEMS = "SELECT subject, call, micros FROM item ORDER BY subject"
+#: The calls of each money, by the object that they name or by what their tag says.
+_CALLS = (
+    "SELECT coalesce(alias.object, call.object) AS subject, {0} FROM call LEFT JOIN alias"
+    " ON alias.id = call.object WHERE call.object IS NOT NULL UNION SELECT item.subject, {0} FROM item"
+    " JOIN call ON call.id = item.call UNION SELECT tagged.subject, {0} FROM tagged"
+    " JOIN call ON call.id = tagged.call ORDER BY subject"
+).format(
+    ", ".join(
+        f"call.{name}"
+        for name in (
+            *("id", "run_id", "account", "operation", "object", "state", "currency", "asked", "reserved"),
+            *("cost", "at_ms"),
+        )
+    )
+)
+_TAGGED = "SELECT subject, call FROM tagged ORDER BY subject"
+_STRANGERS = "SELECT object, account, call FROM stranger ORDER BY object"
+
+
+def _rows(db: sqlite3.Connection, number: int, sql: str) -> Iterator[tuple[str, int, _Row]]:
+    for row in db.cursor().execute(sql):
+        yield row[0], number, row
+
+
+def _monies(db: sqlite3.Connection) -> Iterator[_Money]:
+    """Yield all monies in order, one at a time in memory."""
+    sources = [
+        _rows(db, number, sql) for number, sql in enumerate((_LINES, _ITEMS, _CALLS, _TAGGED, _STRANGERS))
+    ]
+    merged = heapq.merge(*sources, key=lambda one: (one[0], one[1]))
+    for subject, rows in groupby(merged, key=lambda one: one[0]):
+        money = _Money(str(subject))
+        for _, number, row in rows:
+            if number == 0:
+                money.lines.append(row)
+            elif number == 1:
+                money.items.append((row[1], row[2]))
+            elif number == 2:
+                money.calls.append(_KnownCall(*row[1:]))
+            elif number == 3:
+                money.tagged = str(row[1])
+            else:
+                money.stranger = (str(row[1]), str(row[2]))
+        yield money
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a vendor's account is compared.
+
+    Attributes:
+        run_id: of this run alone; "": all. What no call has made belongs to no run.
+        listed: how the ids begin of objects that the vendor's lists show; empty: all of them.
+        read_until_ms: until when the lists were read, in milliseconds since the epoch.
+
+    """
+
+    work: WorkFile
+    run_id: str = ""
+    listed: tuple[str, ...] = ()
+    read_until_ms: int = 0
+
+    def compare(self) -> Sums:
+        """Compare; what differs is written to the work file."""
+        sums, db = Sums(), self.work.db
+        with self.work.writing():
+            db.execute("DELETE FROM difference")
+            for money in _monies(db):
+                self._take(money, sums)
+        sums.apart = {
+            f"{kind} {currency}".strip(): (count, amount)
+            for kind, currency, count, amount in db.execute(
+                "SELECT kind, currency, count(*), coalesce(sum(amount), 0) FROM entry"
+                " WHERE NOT counted AND inside AND amount <> 0 GROUP BY kind, currency ORDER BY 1, 2"
+            )
+        }
+        sums.check()
+        return sums
+
+    def _take(self, money: _Money, sums: Sums) -> None:
+        best = money.best
+        if not self._concerns(money, best):
+            return
+        priced = [line for line in best if line[_MICROS] is not None]
+        vendor = sum(line[_MICROS] for line in priced)
+        ledger = sum(micros for _, micros in money.items)
+        if ledger > vendor and best and self._is_late(money, best):
+            ledger = vendor  # The rest was counted with what it was opened by.
+        if len(priced) < len(best):
+            for line in best:
+                if line[_MICROS] is None and line[_AMOUNT]:
+                    sums.unpriced[line[_CURRENCY]] += line[_AMOUNT]
+        matched = min(vendor, ledger)
+        sums.monies += 1
+        sums.vendor, sums.ledger, sums.matched = (
+            sums.vendor + vendor,
+            sums.ledger + ledger,
+            sums.matched + matched,
+        )
+        only = (vendor - matched, ledger - matched)
+        sums.vendor_only, sums.ledger_only = sums.vendor_only + only[0], sums.ledger_only + only[1]
+        found = _judged(self, money, best, only, matched)
+        if found is None:
+            sums.equal += 1
+            return
+        sums.kinds[found.kind.value] += 1
+        values = tuple(vars(found).values())
+        self.work.db.execute(
+            f"INSERT INTO difference VALUES (NULL, {','.join('?' * len(values))})",
+            (found.kind.value, *values[1:]),
+        )
+
+    def _concerns(self, money: _Money, best: list[_Row]) -> bool:
+        """Return whether a money is of the period, and of the run that is asked for."""
+        period = self.work.work.period
+        if self.run_id and not any(call.run_id == self.run_id for call in money.calls):
+            return False
+        if money.lines:
+            return any(line[_INSIDE] for line in best)
+        if not money.items or not any(micros for _, micros in money.items):
+            return bool(money.opened) and any(period.has(call.at_ms) for call in money.opened)
+        openers = {name for name, _ in money.items}
+        return any(period.has(call.at_ms) for call in money.calls if call.id in openers)
+
+    def _is_late(self, money: _Money, best: list[_Row]) -> bool:
+        """Return whether the vendor's lines are about what was opened before they were read."""
+        begun = self.work.work.period.since_ms - MARGIN_MS
+        openers = {name for name, _ in money.items}
+        return best[0][_RANK] == MOVEMENT and any(
+            call.at_ms < begun for call in money.calls if call.id in openers
+        )
+
+
+#: The columns of a difference, in the order of `Difference`.
+_COLUMNS = tuple(one.name for one in fields(Difference))
+
+
+def all_differences(work: WorkFile) -> Iterator[Difference]:
+    """Yield what differs, as it was found."""
+    cursor = work.db.cursor()
+    for row in cursor.execute(f"SELECT {', '.join(_COLUMNS)} FROM difference ORDER BY number"):
+        facts = dict(zip(_COLUMNS, row, strict=True))
+        yield Difference(**facts | {"kind": Cause(facts["kind"]), "certain": bool(facts["certain"])})
+
+
+def _judged(
+    how: Comparison, money: _Money, best: list[_Row], only: tuple[int, int], matched: int
+) -> Difference | None:
+    """Return the difference of a money, None where both sides say the same."""
+    unpriced = any(line[_MICROS] is None and line[_AMOUNT] for line in best)
+    if not any(only) and not money.opened and not unpriced:
+        # Money in a currency without a rate may be equal, and nobody knows.
+        return None
+    return _Judge(how, money, best, only, matched).judged(unpriced)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Says of one money why both sides differ."""
+
+    how: Comparison
+    money: _Money
+    best: list[_Row]
+    only: tuple[int, int]
+    matched: int
+
+    @property
+    def call(self) -> _KnownCall | None:
+        """The call that it is about: the open one, else the one that has opened it, else any."""
+        openers = {name for name, _ in self.money.items}
+        order = [
+            *(call for call in self.money.opened),
+            *(call for call in self.money.calls if call.id in openers),
+            *self.money.calls,
+        ]
+        return order[0] if order else None
+
+    @property
+    def movable(self) -> int:
+        """What the vendor's lines have moved, or can still move, in micro-dollars."""
+        return sum(max(line[_MICROS] or 0, line[_OPEN]) for line in self.best)
+
+    @property
+    def currency(self) -> str:
+        """The vendor's currency."""
+        return str(self.best[0][_CURRENCY]) if self.best else ""
+
+    def judged(self, unpriced: bool) -> Difference | None:
+        """Return the difference; each branch is a reason, the surest one first."""
+        if self.money.opened:
+            return self._open_call()
+        if not self.best:
+            return self._ledger_only()
+        if unpriced:
+            rate = f"its currency, {self.currency or 'unknown'}, has no rate here, or it has no price yet"
+            return self._found(
+                Cause.NO_RATE,
+                rate,
+                "give it a rate in [spendguard_fx], and repeat this; or wait for it",
+            )
+        if not self.money.items and not self.money.tagged:
+            return self._vendor_only()
+        return self._both()
+
+    def _found(
+        self,
+        kind: Cause,
+        reason: str,
+        remedy: str,
+        *,
+        certain: bool = False,
+        spent: int | None = None,
+    ) -> Difference:
+        call = self.call
+        amounts = [line[_AMOUNT] for line in self.best if line[_AMOUNT] is not None]
+        at = self.best[0][_AT] if self.best else call.at_ms if call else 0
+        return Difference(
+            kind,
+            self.money.subject,
+            call.id if call else "",
+            call.run_id if call else "",
+            at,
+            *self.only,
+            sum(amounts) if amounts else None,
+            self.currency,
+            certain,
+            spent,
+            reason,
+            remedy,
+        )
+
+    def _open_call(self) -> Difference | None:
+        """Judge a money on which a call is in doubt, or under way."""
+        call = self.money.opened[0]
+        by_tag = self.money.tagged == call.id
+        if call.state == "pending":
+            text = f"call {call.id} is under way: what becomes of it is not known yet"
+            return (
+                self._found(Cause.UNDER_WAY, text, "repeat this in some minutes") if any(self.only) else None
+            )
+        known = by_tag or (call.object is not None and bool(self.best))
+        if known and len(self.money.opened) == 1:
+            others = sum(micros for name, micros in self.money.items if name != call.id)
+            counted = sum(micros for _, micros in self.money.items)
+            own = call.reserved
+            beside = max(0, counted - own) if call.object is not None else others
+            spent = max(0, self.movable - beside)
+            settled = all(line[_FINAL] for line in self.best)
+            certain = settled and spent <= call.reserved and self._same_currency(call, spent)
+            how = "its tag" if by_tag else "its object"
+            made = bool(spent)
+            said = (
+                f"made: it has cost {format_usd(Micros(spent))}" if made else "known: it counts for nothing"
+            )
+            object_id = () if call.object is not None else ("--object", self.money.subject)
+            remedy = command("resolve", call.id, "--spent", plain_usd(Micros(spent)), *object_id)
+            reason = f"call {call.id} was in doubt, and by {how} {self.money.subject} it was {said}"
+            return self._found(Cause.MADE, reason, f"{remedy}, or --apply", certain=certain, spent=spent)
+        return self._found(
+            Cause.IN_DOUBT,
+            f"call {call.id} is in doubt, and nothing in the vendor's books is known to be its",
+            commands.resolve_text(call.id, call.reserved, call.object),
+        )
+
+    def _same_currency(self, call: _KnownCall, spent: int) -> bool:
+        """Return whether an amount was counted at the rate of now: dollars, or what was asked exactly."""
+        if call.currency and self.currency and call.currency != self.currency:
+            return False
+        return self.currency in ("", "usd") or spent in (0, call.asked)
+
+    def _ledger_only(self) -> Difference:
+        """Judge what only the ledger has."""
+        call, subject = self.call, self.money.subject
+        if call is None:
+            return self._found(Cause.NOT_THERE, f"{subject} is counted, and its call is pruned", "none")
+        if call.object is None:
+            text = f"{call.operation} has named no object that could be looked for"
+            return self._found(
+                Cause.NOT_LISTED, text, f"look at it: {command('calls', '--run', call.run_id)}"
+            )
+        if self.how.listed and not subject.startswith(self.how.listed):
+            text = (
+                f"{subject} ({call.operation}) is of a kind that none of the vendor's lists that are read has"
+            )
+            return self._found(Cause.NOT_LISTED, text, "look at it on the vendor's own pages")
+        return self._found(
+            Cause.NOT_THERE,
+            f"{subject} is counted for call {call.id}, and the vendor's books do not have it",
+            "look for it on the vendor's own pages (another account, or mode?); correct it there, or here: "
+            + command("resolve", call.id, "--not-sent", "--correct"),
+        )
+
+    def _vendor_only(self) -> Difference | None:
+        """Judge what only the vendor has."""
+        line, subject = self.best[0], self.money.subject
+        about = f" of {line[_ABOUT]}" if line[_ABOUT] else ""
+        if self.money.stranger is not None:
+            account, call_id = self.money.stranger
+            return self._found(
+                Cause.OTHER_ACCOUNT,
+                f"{subject} is in this account, and call {call_id} has it as one of {account}",
+                "find out which secret was used: the accounts are mixed up",
+            )
+        if line[_KIND] == "refund":
+            return self._found(
+                Cause.REFUNDED,
+                f"{subject}{about} was refunded at the vendor, not by a call",
+                "nothing, where that was meant: a refund gives no headroom back",
+            )
+        if line[_KIND] == "dispute":
+            return self._found(
+                Cause.DISPUTED,
+                f"{subject}{about} is disputed ({line[_STATE]})",
+                "answer it at the vendor",
+            )
+        copied = (
+            f"; it has the tag of call {line[_TAG]}, which is not proven to have made it"
+            if line[_TAG]
+            else ""
+        )
+        return self._found(
+            Cause.OUTSIDE,
+            f"{line[_KIND]} {subject} was made outside of the guard{copied}",
+            "find out who has the secret; roll it where nobody should",
+        )
+
+    def _both(self) -> Difference | None:
+        """Judge what both have, with another amount."""
+        call, line, subject = self.call, self.best[0], self.money.subject
+        assert call is not None
+        moved = sum(one[_MICROS] or 0 for one in self.best)
+        opened = sum(one[_OPEN] for one in self.best)
+        counted = moved - self.only[0] + self.only[1]
+        vendor, ledger = format_usd(Micros(moved)), format_usd(Micros(counted))
+        payers = [one for one in self.money.calls if one.cost]
+        single = [(one.id, one.cost) for one in payers] == ([(call.id, counted)] if counted else [])
+        final = all(one[_FINAL] for one in self.best) and not opened
+        certain = single and final and call.state == "settled" and self._same_currency(call, moved)
+        if self.money.tagged and call.state == "voided":
+            spent = command(
+                "resolve", call.id, "--spent", plain_usd(Micros(moved)), "--object", subject, "--correct"
+            )
+            text = f"{subject} has the tag of call {call.id}, which is said not to have been made"
+            return self._found(Cause.MADE, text, f"where it is that call's: {spent}")
+        if call.currency and self.currency and call.currency != self.currency:
+            text = f"{subject} is in {self.currency} at the vendor, and call {call.id} was in {call.currency}"
+            return self._found(Cause.CURRENCY, text, "look at it on the vendor's own pages")
+        if opened and self.only[1] and moved + opened >= counted:
+            text = f"{subject} is {line[_STATE]}: nobody has paid it yet, and it counts until it is cancelled"
+            return self._found(Cause.UNCONFIRMED, text, "cancel it at the vendor, where nobody is to pay it")
+        if not moved and final:
+            text = f"{subject} is {line[_STATE]} at the vendor, and {ledger} is counted for it"
+            return self._found(Cause.CANCELLED, text, "--apply gives it back", certain=certain, spent=0)
+        if line[_KIND] in ("message", "call", "email", "verification"):
+            text = f"{subject} costs {vendor} by the vendor's books, and {ledger} is counted"
+            return self._found(Cause.PRICE, text, "--apply books it", certain=certain, spent=moved)
+        text = f"{subject} is {vendor} by the vendor's books ({line[_STATE]}), and {ledger} is counted"
+        if self.currency not in ("", "usd"):
+            text += f"; perhaps at another rate for {self.currency} than today's"
+        return self._found(
+            Cause.AMOUNT,
+            text,
+            "--apply books it" if certain else "look at it",
+            certain=certain,
+            spent=moved,
+        )

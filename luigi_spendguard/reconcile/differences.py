@@ -1,0 +1,57 @@
+"""`Difference`: an amount that is on one side only, why, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Cause(str, Enum):
+    """Why two sides differ."""
+
+    OUTSIDE = "outside"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
+    NOT_THERE = "not_there"
+    NOT_LISTED = "not_listed"
+    MADE = "made"
+    NOT_MADE = "not_made"
+    IN_DOUBT = "in_doubt"
+    UNDER_WAY = "under_way"
+    UNCONFIRMED = "unconfirmed"
+    CANCELLED = "cancelled"
+    PRICE = "price"
+    AMOUNT = "amount"
+    CURRENCY = "currency"
+    NO_RATE = "no_rate"
+    OTHER_ACCOUNT = "other_account"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference.
+
+    Attributes:
+        subject: the vendor's object, or the call where none is known.
+        call, run_id: the ledger's call that it is about, "" where there is none.
+        at_ms: when it was made, in milliseconds since the epoch.
+        vendor_micros, ledger_micros: what is on that side only, in micro-dollars.
+        amount, currency: what the vendor shows, in minor units; None where it does not count so.
+        certain: `--apply` may book it: the call has cost `spent` micro-dollars, None: it was not made.
+        reason, remedy: for people; the remedy has the commands.
+
+    """
+
+    kind: Cause
+    subject: str
+    call: str
+    run_id: str
+    at_ms: int
+    vendor_micros: int
+    ledger_micros: int
+    amount: int | None
+    currency: str
+    certain: bool
+    spent: int | None
+    reason: str
+    remedy: str

@@ -1,0 +1,210 @@
+"""What the ledger counts in a vendor's account, brought beside the vendor's lines in the work file.
+
+The ledger is read only, some rows at a time. What counts is an object's `counted_micros`, and a call's own
+cost where no object of it is known. Calls before and behind the period belong to it where their object does.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.reconcile.work_file import WorkFile
+from luigi_spendguard.vendors.own_books import MARGIN_MS, Period
+
+#: Rows that are in memory at once.
+AT_ONCE = 1000
+
+#: What of a call is looked at. A replay has cost nothing; what was never reserved is no money.
+_CALL = (
+    "SELECT id, run_id, task_id, account, operation, object_id, target, state, currency, asked_micros,"
+    " reserved_micros, settled_micros, corrected_micros, overrun_micros, created_at FROM call"
+    " WHERE vendor = ? AND state IS NOT NULL AND"
+)
+
+
+class CanRead(Protocol):
+    """The ledger's database, for reading."""
+
+    def reading(self, *, slow: bool = False) -> AbstractContextManager[Tx]:
+        """Return a transaction that changes nothing."""
+
+
+def bring(work: WorkFile, ledger: CanRead) -> None:
+    """Bring all that the ledger knows of the account, the period and the vendor's lines into the file.
+
+    Raises LedgerUnavailable.
+    """
+    with ledger.reading(slow=True) as tx:
+        side = _LedgerSide(work, tx)
+        side.bring_calls_of_period()
+        side.bring_objects()
+        side.bring_calls_of_lines()
+        side.bring_openers()
+    _make_items(work)
+
+
+def accounts_of(ledger: CanRead, vendor: str, period: Period) -> set[str]:
+    """Return the accounts in which calls of a period were made. Raises LedgerUnavailable."""
+    with ledger.reading(slow=True) as tx:
+        rows = tx.all(
+            "SELECT DISTINCT account FROM call WHERE vendor = ? AND state IS NOT NULL"
+            " AND created_at >= ? AND created_at < ?",
+            vendor,
+            period.since_ms,
+            period.until_ms,
+        )
+    return {str(row["account"]) for row in rows}
+
+
+class _LedgerSide:
+    def __init__(self, work: WorkFile, tx: Tx) -> None:
+        self.work, self.tx, self.db = work, tx, work.db
+        self.vendor, self.account = work.work.vendor, work.work.account
+
+    def bring_calls_of_period(self) -> None:
+        """Bring the calls that were made in the period or near its edges."""
+        period = self.work.work.period.wider()
+        last = ""
+        while True:
+            rows = self.tx.all(
+                f"{_CALL} account = ? AND created_at >= ? AND created_at < ? AND id > ? ORDER BY id LIMIT ?",
+                self.vendor,
+                self.account,
+                period.since_ms,
+                period.until_ms,
+                last,
+                AT_ONCE,
+            )
+            if not rows:
+                return
+            self._keep_calls(rows)
+            last = str(rows[-1]["id"])
+
+    def bring_objects(self) -> None:
+        """Bring what is counted for the objects of these calls, and for those of the vendor's lines."""
+        last = ""
+        while True:
+            rows = self.tx.all(
+                "SELECT object_id, call_id, counted_micros FROM vendor_object"
+                " WHERE vendor = ? AND account = ? AND object_id > ? ORDER BY object_id LIMIT ?",
+                self.vendor,
+                self.account,
+                last,
+                AT_ONCE,
+            )
+            if not rows:
+                return
+            with self.work.writing():
+                for row in rows:
+                    name = str(row["object_id"])
+                    if self._concerns(name, str(row["call_id"])):
+                        self.db.execute(
+                            "INSERT OR REPLACE INTO item VALUES (?, ?, ?, ?)",
+                            (name, self.work.root_of(name), str(row["call_id"]), row["counted_micros"]),
+                        )
+            last = str(rows[-1]["object_id"])
+
+    def _concerns(self, name: str, call_id: str) -> bool:
+        asked = (
+            ("SELECT 1 FROM call WHERE id = ?", call_id),
+            ("SELECT 1 FROM call WHERE object = ? LIMIT 1", name),
+            ("SELECT 1 FROM line WHERE subject = ? LIMIT 1", self.work.root_of(name)),
+        )
+        return any(self.db.execute(sql, (value,)).fetchone() for sql, value in asked)
+
+    def bring_calls_of_lines(self) -> None:
+        """Bring the calls that act on the objects of the vendor's lines, whenever they were made, and those
+        that tags name. An object that is another account's is noted.
+        """
+        for ids in _some(self.db, "SELECT id FROM alias UNION SELECT object FROM entry WHERE counted"):
+            found = self.tx.all(f"{_CALL} object_id IN (SELECT value FROM json_each(?))", self.vendor, ids)
+            self._keep_calls([row for row in found if row["account"] == self.account])
+            with self.work.writing():
+                for row in found:
+                    if row["account"] != self.account:
+                        self.db.execute(
+                            "INSERT OR IGNORE INTO stranger VALUES (?, ?, ?)",
+                            (self.work.root_of(str(row["object_id"])), row["account"], row["id"]),
+                        )
+        for ids in _some(self.db, "SELECT DISTINCT tag FROM entry WHERE tag <> ''"):
+            found = self.tx.all(f"{_CALL} id IN (SELECT value FROM json_each(?))", self.vendor, ids)
+            self._keep_calls([row for row in found if row["account"] == self.account])
+
+    def bring_openers(self) -> None:
+        """Bring the calls that have opened what is counted, whenever that was."""
+        query = "SELECT DISTINCT call FROM item WHERE call NOT IN (SELECT id FROM call)"
+        for ids in _some(self.db, query):
+            self._keep_calls(self.tx.all(f"{_CALL} id IN (SELECT value FROM json_each(?))", self.vendor, ids))
+
+    def _keep_calls(self, rows: Sequence[Row]) -> None:
+        with self.work.writing():
+            for row in rows:
+                is_open = row["state"] in ("pending", "in_doubt")
+                cost = row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"]
+                values = (
+                    row["id"],
+                    row["run_id"],
+                    row["task_id"],
+                    row["account"],
+                    row["operation"],
+                    row["object_id"],
+                    row["target"] or "",
+                    row["state"],
+                    row["currency"],
+                    row["asked_micros"],
+                    row["reserved_micros"],
+                    row["reserved_micros"] if is_open else cost,
+                    row["created_at"],
+                )
+                self.db.execute(f"INSERT OR REPLACE INTO call VALUES ({','.join('?' * 13)})", values)
+
+
+def _some(db: sqlite3.Connection, query: str) -> Iterator[str]:
+    """Yield the texts of a query as JSON lists, some at a time."""
+    cursor = db.cursor()
+    cursor.execute(query)
+    while rows := cursor.fetchmany(AT_ONCE):
+        yield json.dumps([row[0] for row in rows])
+
+
+def _make_items(work: WorkFile) -> None:
+    """Let calls count by themselves where no object of them does."""
+    with work.writing():
+        work.db.execute(
+            "INSERT OR IGNORE INTO item SELECT 'call:' || id, coalesce(object, 'call:' || id), id, cost"
+            " FROM call WHERE cost <> 0"
+            " AND (object IS NULL OR object NOT IN (SELECT name FROM item))"
+            " AND id NOT IN (SELECT call FROM item WHERE name NOT LIKE 'call:%')"
+        )
+    _believe_tags(work)
+
+
+def _believe_tags(work: WorkFile) -> None:
+    """Note which money a tag makes a call's: one's whose object nobody knows, and that alone.
+
+    Anybody who may write metadata can copy a tag: two that have the same one are nobody's, nor is what
+    another call has opened, or what was made before the call or a day behind it.
+    """
+    day = 24 * MARGIN_MS + MARGIN_MS
+    with work.writing():
+        work.db.execute(
+            """
+            INSERT OR IGNORE INTO tagged
+            SELECT tag, min(subject) FROM line JOIN call ON call.id = line.tag
+            WHERE call.object IS NULL
+                AND line.at_ms >= call.at_ms - 300000 AND line.at_ms < call.at_ms + ?
+                AND NOT EXISTS (SELECT 1 FROM item WHERE item.subject = line.subject)
+            GROUP BY tag HAVING count(DISTINCT subject) = 1
+                AND (SELECT count(DISTINCT other.subject) FROM line AS other WHERE other.tag = line.tag) = 1
+            """,
+            (day,),
+        )
+        work.db.execute(
+            "UPDATE item SET subject = (SELECT subject FROM tagged WHERE tagged.call = item.call)"
+            " WHERE name = 'call:' || call AND call IN (SELECT call FROM tagged)"
+        )
