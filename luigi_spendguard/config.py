@@ -49,6 +49,7 @@ class Settings:
             one run's; None: without limit.
         operators: who is named in `[spendguard_operators]`, by name, with a token here or without.
         fx: USD for one unit of each currency (lower case).
+        tags: `[spendguard_tags]`, what runs of a root family are counted under in reports.
         forecast_growth: a forecast so many times as high as the last run's is held.
         gateway_url: where calls of vendors without a secret here are forwarded; None: to luigid itself,
             for the vendors that it serves.
@@ -79,6 +80,7 @@ class Settings:
     anonymous_read: bool = True
     replay_days: int = 30
     fx: Mapping[str, Decimal] = field(default_factory=dict)
+    tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     vendors: Mapping[str, VendorSettings] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     passed_over: tuple[str, ...] = ()
@@ -109,6 +111,10 @@ class Settings:
     def vendor(self, name: str) -> VendorSettings:
         """Return a vendor's settings, the defaults where it has no section."""
         return self.vendors.get(name, VendorSettings(name))
+
+    def tags_of(self, root_family: str) -> dict[str, str]:
+        """Return what runs of a root family are counted under in reports."""
+        return dict(self.tags.get(root_family, {}))
 
     @property
     def vendors_with_secret(self) -> frozenset[str]:
@@ -187,6 +193,7 @@ _TABLES: Mapping[str, Callable[[Raw, str], Any]] = {
     "spendguard_fx": values.rate,
     OPERATORS: operators.token,
     ROLES_SECTION: operators.role,
+    "spendguard_tags": values.tags,
 }
 
 
@@ -266,6 +273,7 @@ def load(
         **main,
         operators=named,
         fx=read.get("spendguard_fx", {}),
+        tags=read.get("spendguard_tags", {}),
         vendors=vendors,
         files=tuple(files),
         passed_over=tuple(found.passed_over),

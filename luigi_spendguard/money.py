@@ -69,6 +69,13 @@ def plain_usd(micros: int) -> str:
     return f"{sign}{whole}.{digits[:2]}{digits[2:].rstrip('0')}"
 
 
+def micros_of(usd: str) -> int:
+    """Return what `plain_usd` has written in micro-dollars, with its sign."""
+    whole, _, part = usd.lstrip("-").partition(".")
+    micros = int(whole) * MICROS_PER_USD + int(part.ljust(6, "0"))
+    return -micros if usd.startswith("-") else micros
+
+
 def format_usd(micros: int) -> str:
     """Return micro-dollars for people, such as `"$1,234.50"`."""
     text = plain_usd(abs(micros))

@@ -12,7 +12,7 @@ import sys
 import click
 
 from luigi_spendguard import __version__, config
-from luigi_spendguard.cli import backups, books, changes, check, keys, proof, queries, spool, upkeep
+from luigi_spendguard.cli import backups, books, changes, check, keys, proof, queries, reports, spool, upkeep
 from luigi_spendguard.cli.api_client import Operator, OperatorError, scheduler_url
 from luigi_spendguard.cli.context import Stop
 from luigi_spendguard.cli.tokens import token_for
@@ -21,6 +21,7 @@ COMMANDS: tuple[click.Command, ...] = (
     queries.runs,
     queries.run,
     queries.calls,
+    reports.report,
     changes.revoke,
     changes.top_up,
     changes.approve,

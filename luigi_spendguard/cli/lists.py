@@ -212,10 +212,10 @@ def _write_csv(what: Listed, rows: Iterable[Row]) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(what.fields)
     for row in rows:
-        writer.writerow([_cell(row, name) for name in what.fields])
+        writer.writerow([cell_of(row, name) for name in what.fields])
 
 
-def _cell(row: Row, name: str) -> str:
+def cell_of(row: Row, name: str) -> str:
     """Return a field as text: times as in tables, lists and objects as JSON."""
     value = row.get(name)
     if isinstance(value, int) and name.endswith("_at"):

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from luigi_spendguard.counted import counted
-from luigi_spendguard.money import format_usd, parse_usd
+from luigi_spendguard.money import format_usd, micros_of, parse_usd
 from luigi_spendguard.protocol import blocked_text
 
 #: A column of a table: its heading, and what it shows of an object of the API.
@@ -16,7 +16,11 @@ Column = tuple[str, Callable[[Mapping[str, Any]], str]]
 #: Blocked tasks that are listed one by one, for each reason.
 LISTED = 20
 #: Headings of columns of amounts.
-_MONEY = ("cap", "spent", "reserved", "in doubt", "remaining", "overrun", "asked")
+_MONEY = (
+    *("cap", "spent", "reserved", "in doubt", "remaining", "overrun", "asked"),
+    *("calls", "corrections ", "inflow", "outflow", "before", "change", "%", "would have cost", "made at"),
+    *("forecast ", "actual", "difference", "tries", "made"),
+)
 
 
 #: Columns that stand beside an id at the least; where there is no room for them, an id has its own line.
@@ -110,6 +114,11 @@ def time_of(name: str) -> Callable[[Mapping[str, Any]], str]:
         return datetime.fromtimestamp(row[name] / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
 
     return shown
+
+
+def day_of(at: int) -> str:
+    """Return the UTC day of a time in milliseconds since the epoch."""
+    return datetime.fromtimestamp(at / 1000, timezone.utc).strftime("%Y-%m-%d")
 
 
 def _caps_of(key: Mapping[str, Any]) -> str:
@@ -328,6 +337,11 @@ def run_lines(run: Mapping[str, Any], *, whole: bool = False) -> Iterator[str]:
         enough = format_usd(parse_usd(run["sufficient_cap_usd"]))
         passed = counted(run["shadow_calls"], "call was", "calls were")
         yield f"{'shadow':10} {passed} let through; {enough} would have sufficed"
+    for flow in ("inflow", "outflow"):
+        if (moved := run.get(f"{flow}_usd", "0.00")) != "0.00":
+            yield f"{flow:10} {format_usd(micros_of(moved))} of what was spent"
+    if run.get("tags"):
+        yield plain(f"{'tags':10} {', '.join(f'{name}: {value}' for name, value in run['tags'].items())}")
     yield from _budget_lines(run["budgets"])
     yield from reason_lines(run, f"{'held by':10} ")
     if run["in_doubt_calls"] and "reasons" not in run:
@@ -388,13 +402,14 @@ CALL_FIELDS = (
     *("verdict", "reason", "state", "status", "asked_usd", "reserved_usd", "spent_usd", "overrun_usd"),
     *("estimated", "currency", "object_id", "message", "ended_at"),
     *("account", "params", "corrections", "replay_of", "seq", "object_url", "payment_keys"),
-    "vendor_request",
+    *("vendor_request", "tags"),
 )
 RUN_FIELDS = (
     *("run_id", "opened_at", "ended_at", "root_family", "root_task_id", "label", "status", "state"),
     *("cap_usd", "spent_usd", "remaining_usd", "reserved_usd", "in_doubt_usd", "overrun_usd"),
     *("forecast_usd", "estimated_usd", "unknown_tasks", "approved_usd", "sufficient_cap_usd"),
     *("blocked_tasks", "denied_calls", "in_doubt_calls", "shadow_calls", "vendors", "note", "behind_tasks"),
+    "tags",
 )
 KEY_FIELDS = (
     *("id", "run_id", "task_id", "vendor", "label", "state", "issued_at", "expires_at", "ended_at"),

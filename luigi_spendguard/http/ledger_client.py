@@ -197,25 +197,31 @@ class HttpLedgerClient(LedgerClient):
 
     def open_run(self, request: OpenRunRequest) -> OpenRunReply:
         asked_at = said_at = time.monotonic()
+        looks, tags = request.looked_ms, request.tags
 
         def now() -> OpenRunRequest:
             nonlocal said_at
             said_at = time.monotonic()
             waited_ms = int(1000 * (said_at - asked_at))
-            return replace(request, looked_ms=request.looked_ms and request.looked_ms + waited_ms)
+            return replace(request, looked_ms=looks and looks + waited_ms, tags=tags)
 
-        try:
-            opened = self._ask(rpcs.OPEN_RUN, now)
-            for _ in range(_SAID_AGAIN):
-                # What has been long under way counts from its arrival; what is soon there moves that back.
-                if not request.looked_ms or time.monotonic() - said_at < _SOON_S:
-                    break
+        while True:
+            try:
                 opened = self._ask(rpcs.OPEN_RUN, now)
-            return opened
-        except SpendguardError as error:
-            if not request.looked_ms or "unknown field 'looked_ms'" not in str(error):
-                raise
-            return self._ask(rpcs.OPEN_RUN, replace(request, looked_ms=0))  # As an older luigid takes it.
+                for _ in range(_SAID_AGAIN):
+                    # What has been long under way counts from its arrival; what is soon there moves it back.
+                    if not looks or time.monotonic() - said_at < _SOON_S:
+                        break
+                    opened = self._ask(rpcs.OPEN_RUN, now)
+                return opened
+            except SpendguardError as error:  # An older luigid takes no fields that it does not know.
+                if looks and "unknown field 'looked_ms'" in str(error):
+                    looks = 0
+                elif tags and "unknown field 'tags'" in str(error):
+                    logger.warning("Run %s has no tags of its root's: luigid is an older one", request.name)
+                    tags = None
+                else:
+                    raise
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
         claimed = self._ask(rpcs.CLAIM, request)

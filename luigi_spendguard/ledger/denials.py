@@ -37,7 +37,7 @@ _LACKS = f"""
                             AND part = {TODAY} AND {REMAINING} >= {{amount}}))))
 """
 #: What it asked for, without what its object counted for already.
-_ASKED = (
+ASKED = (
     "CASE WHEN claim.held_micros BETWEEN 1 AND call.asked_micros"
     " THEN claim.held_micros ELSE call.asked_micros END"
 )
@@ -49,7 +49,7 @@ _UNSOLVED = f"""
     WHERE call.rowid IN (SELECT rowid FROM call WHERE verdict = 'denied' AND run_id = ?1
                          ORDER BY rowid DESC LIMIT {_NEWEST})
       AND reason <> 'revoked' AND (call.task_id = '' OR reason NOT IN (SELECT value FROM json_each(?2)))
-      AND (reason <> 'cap' OR run.state <> 'active' OR EXISTS {_LACKS.format(amount=_ASKED)})
+      AND (reason <> 'cap' OR run.state <> 'active' OR EXISTS {_LACKS.format(amount=ASKED)})
       AND coalesce(claim.outcome, '') <> 'completed'
       AND NOT EXISTS (SELECT 1 FROM call AS later WHERE later.task_id = call.task_id
                       AND later.run_id = call.run_id AND later.rowid > call.rowid)

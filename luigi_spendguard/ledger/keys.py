@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from luigi_spendguard.protocol import KEY_PREFIX, ReserveRequest, command, key_h
 from luigi_spendguard.protocol.commands import USD
 from luigi_spendguard.settings.policy import Caps, is_allowed, moment
 
+_NO_TAGS: Mapping[str, Mapping[str, str]] = {}
 #: What Luigi's task_ids end with (Luigi 3.8, `task.task_id_str`).
 _TASK_ID = re.compile(r".+_[0-9a-f]{10}")
 
@@ -60,14 +62,18 @@ class Terms:
         return hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:16]
 
 
-def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
+def issue(
+    tx: Tx, terms: Terms, caps: Caps, tags: Mapping[str, Mapping[str, str]] = _NO_TAGS
+) -> tuple[Row, str]:
     """Issue a key for the run that its label names, opened now if need be; return (its row, the key).
+
+    `tags` are those of root families.
 
     The row's `note` says why the run that was opened for it has the cap that it has.
     Raises KeyRevoked when that run is revoked.
     """
     key_id = f"key_{uuid.uuid4().hex}"
-    run = _run_of(tx, terms, caps, key_id)
+    run = _run_of(tx, terms, caps, tags, key_id)
     if run["state"] == "revoked":
         raise revoked(run["run_id"], bool(run["by_task_id"]))
     now = tx.now()
@@ -101,7 +107,7 @@ def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
     return {**row, "note": run["note"]}, key
 
 
-def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
+def _run_of(tx: Tx, terms: Terms, caps: Caps, tags: Mapping[str, Mapping[str, str]], key_id: str) -> Row:
     """Return the run of a label. Who opens a run pins its cap: the key's own, within luigi.cfg's limits."""
     name = terms.label.removeprefix("luigi/") or key_id
     known = tx.one("SELECT * FROM run WHERE run_id = ? AND state <> 'ended'", name)
@@ -114,7 +120,8 @@ def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
     if note and not cap and not caps.shadow:
         raise Conflict(f"no key was issued, as run {name} would be opened without money: {note}")
     by_task_id = bool(_TASK_ID.fullmatch(name))
-    return open_run(tx, RunRequest(name, by_task_id, family, name, cap, asked, note, terms.label))
+    about = (name, by_task_id, family, name, cap, asked, note, terms.label)
+    return open_run(tx, RunRequest(*about, tags=tags.get(family, {})))
 
 
 def _left(tx: Tx, run_id: str) -> str:

@@ -229,6 +229,9 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         " overrun_micros, note, actor) SELECT created_at, CASE verdict WHEN 'denied' THEN 'deny'"
         " WHEN 'replayed' THEN 'replay' ELSE 'read' END, run_id, id, 0, 0, 0, 0, 'made before format 19', ''"
         " FROM call WHERE NOT EXISTS (SELECT 1 FROM journal WHERE journal.call_id = call.id) ORDER BY rowid",
+        # Keep what a run is counted under in reports; find what was spent in a period.
+        "ALTER TABLE run ADD COLUMN tags TEXT NOT NULL DEFAULT '{}'",
+        "CREATE INDEX journal_spent ON journal (at) WHERE spent_micros <> 0 OR overrun_micros <> 0",
     ),
 }
 #: The format that this version reads and writes.

@@ -16,6 +16,7 @@ from luigi_spendguard.ledger.runs import CLOSED, no_run
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.protocol import DUPLICATE
 from luigi_spendguard.settings.policy import Caps
+from luigi_spendguard.vendors import Flows
 
 #: The worst that the ledger knows of a run: one word for lists, pages and filters.
 STATUS = (
@@ -58,7 +59,7 @@ RUNS = (
 
 #: Calls in doubt that are named with their run.
 DOUBTS = 5
-_NO_CAPS = Caps()
+_NO_CAPS, _NO_FLOWS = Caps(), Flows()
 
 
 def has_run(tx: Tx, run_id: str) -> bool:
@@ -67,15 +68,17 @@ def has_run(tx: Tx, run_id: str) -> bool:
     return True
 
 
-def run(tx: Tx, run_id: str, inside: Caps = _NO_CAPS) -> dict[str, Any]:
+def run(tx: Tx, run_id: str, inside: Caps = _NO_CAPS, flows: Flows = _NO_FLOWS) -> dict[str, Any]:
     """Return one run as the API shows it. Raises NotFound.
 
-    With the budgets inside it that have been taken from, and those of `inside` that have not been yet.
+    With the budgets inside it that have been taken from, and those of `inside` that have not been yet; and
+    what of its spent amount is inflow and outflow.
     """
     row = tx.one(f"{RUNS} WHERE run.run_id = ?", run_id)
     if row is None:
         raise no_run(run_id)
     shown = show_run(row)
+    shown |= {f"{name}_usd": plain_usd(micros) for name, micros in _moved(tx, run_id, flows).items()}
     shown["budgets"] = [_show_budget(budget) for budget in sub_budgets(tx, run_id, inside)]
     shown["in_doubt"] = [
         {"id": call["id"], "usd": call["reserved_usd"], "object_id": call["object_id"]}
@@ -107,6 +110,21 @@ def run(tx: Tx, run_id: str, inside: Caps = _NO_CAPS) -> dict[str, Any]:
         for row in approved
     ]
     return shown
+
+
+def _moved(tx: Tx, run_id: str, flows: Flows) -> dict[str, int]:
+    """Return what a run's calls have spent on operations whose money has a counterparty of its own."""
+    by_name = {one: name for name in ("inflow", "outflow") for one in getattr(flows, name)}
+    moved = {"inflow": 0, "outflow": 0}
+    for row in tx.all(
+        "SELECT call.vendor || ' ' || call.operation AS one, sum(settled_micros + corrected_micros) AS micros"
+        " FROM call WHERE run_id = ?1 AND (call.vendor || ' ' || call.operation) IN"
+        " (SELECT value FROM json_each(?2)) GROUP BY 1",
+        run_id,
+        json.dumps(list(by_name)),
+    ):
+        moved[by_name[row["one"]]] += row["micros"]
+    return moved
 
 
 def check_run(tx: Tx, run_id: str) -> None:
@@ -236,6 +254,7 @@ def show_run(row: Row) -> dict[str, Any]:
             shown[name] = row[name]
     if "vendors" in row:
         shown["vendors"] = json.loads(row["vendors"])
+    shown["tags"] = json.loads(row["tags"])
     shown["note"] = row["note"]
     shown["opened_at"] = row["opened_at"]
     shown["ended_at"] = row["ended_at"]
@@ -320,7 +339,8 @@ def calls(tx: Tx, which: CallFilter = _ANY) -> list[dict[str, Any]]:
     rows = tx.all(
         "SELECT call.rowid AS seq, call.*, claim.params,"
         " (SELECT json_group_array(payment) FROM batch_payment WHERE batch = call.payment) AS payments,"
-        " EXISTS (SELECT 1 FROM price_due WHERE call_id = call.id) AS price_due FROM call"
+        " EXISTS (SELECT 1 FROM price_due WHERE call_id = call.id) AS price_due,"
+        " (SELECT tags FROM run WHERE run.run_id = call.run_id) AS tags FROM call"
         f" LEFT JOIN claim ON claim.id = call.claim_id WHERE {where} ORDER BY call.rowid DESC LIMIT ?",
         *values,
         which.limit,
@@ -366,6 +386,7 @@ def show_call(row: Row, corrected: Sequence[Row] = ()) -> dict[str, Any]:
     shown = {name: row[name] for name in _SHOWN}
     shown["seq"] = row.get("seq")
     shown["params"] = json.loads(row.get("params") or "{}")
+    shown["tags"] = json.loads(row.get("tags") or "{}")
     shown["payment_keys"] = payment_keys_in(row["payment"], json.loads(row.get("payments") or "[]"))
     if row["verdict"] == "denied":
         shown["verdict"] = f"denied:{row['reason']}"

@@ -10,7 +10,9 @@ Each function is one operation inside a transaction and idempotent by what the c
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
@@ -46,6 +48,7 @@ class RunRequest:
         cap: granted cap in micro-dollars, pinned when the run is opened by this request.
         note: why the cap is what it is, said on the run.
         looked_ms: for how long the worker has looked by now what is complete, in milliseconds.
+        tags: what it is counted under in reports.
 
     """
 
@@ -58,6 +61,7 @@ class RunRequest:
     note: str = ""
     label: str = ""
     looked_ms: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_run(tx: Tx, request: RunRequest) -> Row:
@@ -74,8 +78,8 @@ def open_run(tx: Tx, request: RunRequest) -> Row:
             raise Conflict(f"the name {run_id} is taken by a run of another root: choose a run_id")
         tx.run(
             "INSERT INTO run (run_id, name, seq, by_task_id, root_family, root_task_id, label, state,"
-            " asked_micros, note, estimated_micros, unknown_tasks, opened_at)"
-            f" VALUES (?,?,?,?,?,?,?,'active',?,?,0,0,{NOW})",
+            " asked_micros, note, tags, estimated_micros, unknown_tasks, opened_at)"
+            f" VALUES (?,?,?,?,?,?,?,'active',?,?,?,0,0,{NOW})",
             run_id,
             request.name,
             seq,
@@ -85,6 +89,7 @@ def open_run(tx: Tx, request: RunRequest) -> Row:
             request.label,
             request.asked,
             request.note,
+            json.dumps(dict(request.tags), ensure_ascii=False, sort_keys=True),
         )
         open_budget(tx, "run", run_id, "", request.cap)
         first = tx.value("SELECT min(id) FROM journal WHERE run_id = ?", run_id)

@@ -51,6 +51,8 @@ class RunTable(_Table):
     ended_at = BigIntegerField(null=True)
     # Behind which entry of the journal its worker began to look what is complete.
     begun = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
+    # What it is counted under in reports, by name (JSON); fixed when it is opened.
+    tags = TextField(default="{}", constraints=[SQL("DEFAULT '{}'")])
 
     class Meta:
         table_name = "run"
@@ -509,6 +511,7 @@ _BESIDE = (
     "CREATE INDEX call_lent ON call (run_id) WHERE verdict = 'allowed' AND reason = 'cap'",
     "CREATE INDEX audit_row_run ON audit_row (run_id, seq)",
     "CREATE INDEX audit_row_call ON audit_row (name, seq) WHERE kind = 'call'",
+    "CREATE INDEX journal_spent ON journal (at) WHERE spent_micros <> 0 OR overrun_micros <> 0",
 )
 
 

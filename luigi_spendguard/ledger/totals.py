@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luigi_spendguard.ledger.database import Row, Tx
-from luigi_spendguard.money import plain_usd
+from luigi_spendguard.money import Micros, plain_usd
 
 _AMOUNTS = ("spent", "reserved", "overrun", "in_doubt", "corrections")
 _COUNTS = ("calls", "denied_calls", "in_doubt_calls")
@@ -28,21 +28,27 @@ def totals(tx: Tx, since: int | None, until: int | None) -> dict[str, Any]:
     made = (0 if since is None else since, 2**62 if until is None else until)
     rows = tx.all(f"SELECT vendor, family, {_SUMS} FROM call WHERE {where} GROUP BY vendor, family", *made)
     runs = tx.value(f"SELECT count(DISTINCT run_id) FROM call WHERE {where}", *made)
-    pruned = tx.value(
+    return nothing(since, until) | {
+        "runs": runs,
+        **_shown(rows),
+        "pruned_usd": plain_usd(pruned(tx, *made)),
+        "by_vendor": _by(rows, "vendor"),
+        "by_family": _by(rows, "family"),
+    }
+
+
+def pruned(tx: Tx, since: int, until: int) -> Micros:
+    """Return what calls have cost that were pruned, and may have been made in a period."""
+    found = tx.value(
         "SELECT sum(journal.spent_micros + journal.overrun_micros) FROM run JOIN budget ON"
         " budget.scope = 'run' AND budget.subject = run.run_id AND budget.part = '' JOIN journal"
         " ON journal.run_id = run.run_id AND journal.kind = 'prune' AND journal.budget_id = budget.id"
         " WHERE run.opened_at < ?2"
         " AND journal.at >= ?1 AND instr(run.note, 'were pruned on') > 0",
-        *made,
+        since,
+        until,
     )
-    return nothing(since, until) | {
-        "runs": runs,
-        **_shown(rows),
-        "pruned_usd": plain_usd(pruned or 0),
-        "by_vendor": _by(rows, "vendor"),
-        "by_family": _by(rows, "family"),
-    }
+    return Micros(found or 0)
 
 
 def nothing(since: int | None, until: int | None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from luigi_spendguard.protocol.messages import (
     Text,
     Usd,
 )
+from luigi_spendguard.tags import MAX_TAG_VALUE, MAX_TAGS, BadTags, tags_in
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -91,6 +92,13 @@ def _read_payment_keys(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _read_tags(name: str, value: Any) -> dict[str, str]:
+    try:
+        return tags_in(value)
+    except BadTags as error:
+        raise BadMessage(f"{name!r} {error}") from None
+
+
 _NewRun = Annotated[str, Kind(_read_new_run, messages.text(255).schema)]
 _Params = Annotated[
     dict[str, str],
@@ -105,6 +113,17 @@ _Names = Annotated[
     tuple[str, ...],
     Kind(
         _read_names, {"type": "array", "items": messages.text().schema, "minItems": 1, "maxItems": MAX_NAMES}
+    ),
+]
+_Tags = Annotated[
+    dict[str, str],
+    Kind(
+        _read_tags,
+        {
+            "type": "object",
+            "maxProperties": MAX_TAGS,
+            "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MAX_TAG_VALUE},
+        },
     ),
 ]
 _PaymentKeys = Annotated[
@@ -130,6 +149,7 @@ class OpenRunRequest(Message):
         budget_usd: what the root asks for; None: nothing.
         looked_ms: for how long the worker has looked by now what is complete, in milliseconds. What others
             complete meanwhile this run repeats, and does not make anew.
+        tags: what the root says that its run is counted under in reports; None: nothing.
 
     """
 
@@ -139,6 +159,7 @@ class OpenRunRequest(Message):
     root_task_id: Text
     budget_usd: Usd | None = None
     looked_ms: messages.Amount = 0
+    tags: _Tags | None = None
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from luigi_spendguard.money import BadAmount, Micros, parse_usd
-from luigi_spendguard.redaction import Secret
+from luigi_spendguard.redaction import Secret, hide
 from luigi_spendguard.settings.files import Raw
 from luigi_spendguard.settings.policy import is_endpoint, no_endpoint
+from luigi_spendguard.tags import TAG_NAMES, BadTags, is_tag_name, tags_in
 
 #: So many characters a token has at least.
 TOKEN_LENGTH = 16
@@ -113,6 +114,22 @@ def price_table(names: str, example: str) -> Callable[[Raw, str], dict[str, Micr
         return prices
 
     return read
+
+
+def tags(raw: Raw, text: str) -> dict[str, str]:
+    """Return `name: text, name: text`, what runs are counted under in reports."""
+    said: dict[str, str] = {}
+    for part in text.split(","):
+        name, colon, value = (piece.strip() for piece in part.partition(":"))
+        if not colon or not is_tag_name(name):
+            raise raw.error(f"{hide(part.strip())[:60]!r} is not like `team: billing`: a name is {TAG_NAMES}")
+        if name in said:
+            raise raw.error(f"{name} is given twice")
+        said[name] = value
+    try:
+        return tags_in(said)
+    except BadTags as error:
+        raise raw.error(str(error)) from None
 
 
 #: A fixed price for each of some operations.

@@ -151,6 +151,8 @@ class Vendor(ABC):
         stand_ins: what else its SDK asks the environment for, and what will do in its place.
         settings: the keys of luigi.cfg that only this vendor has.
         moves_money: what its calls cost is money that they move, and not a price for what it does.
+        flows: operations whose money has a counterparty of its own, each `inflow` or `outflow`: reports show
+            them apart. What any other moves is spending.
         prices_late: it names prices later: `follow_up` asks for them.
         made_status: its HTTP status where something was made: what is read in place of that has it, too.
         ruled: operations that are priced by what they ask for, and take no fixed price.
@@ -174,6 +176,7 @@ class Vendor(ABC):
     stand_ins: Mapping[str, str] = {}
     settings: tuple[Setting, ...] = ()
     moves_money: bool = False
+    flows: Mapping[str, str] = {}
     prices_late: bool = False
     made_status: int = 200
     ruled: frozenset[str] = frozenset()

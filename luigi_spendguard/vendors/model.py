@@ -236,6 +236,22 @@ class Row:
     denied: str = "-"
 
 
+@dataclass(frozen=True)
+class Flows:
+    """Operations whose money has a counterparty of its own, each as `vendor operation`.
+
+    The cap counts them like any other.
+
+    Attributes:
+        inflow: what comes to the account that is called for: a top-up, a transfer that is reversed.
+        outflow: what leaves it for somebody: a refund, a transfer, a payout, a lost dispute.
+
+    """
+
+    inflow: tuple[str, ...] = ()
+    outflow: tuple[str, ...] = ()
+
+
 def bearer(request: Request) -> str:
     """Return the token of bearer authentication, "" without one."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

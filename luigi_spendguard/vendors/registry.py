@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from luigi_spendguard import vendors
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.vendors.base import Vendor
+from luigi_spendguard.vendors.model import Flows
 
 #: Where another package names its vendors: `name = package.module:object`.
 GROUP = "luigi_spendguard.vendors"
@@ -47,6 +48,16 @@ def find() -> dict[str, Vendor]:
 
 
 #: `[spendguard_<name>]` and `/<name>` mean something else already.
-_TAKEN = {"caps", "family_caps", "fx", "runs", "calls", "vault", "status", "api", "static", "history"}
+_TAKEN = {
+    *("caps", "family_caps", "fx", "tags", "runs", "calls", "vault", "status", "api", "static", "history"),
+    "reports",
+}
 
 VENDORS: Mapping[str, Vendor] = find()
+
+
+def flows() -> Flows:
+    """Return the operations of all vendors whose money has a counterparty of its own."""
+    marked = [(flow, f"{name} {one}") for name, v in VENDORS.items() for one, flow in v.flows.items()]
+    inflow, outflow = ([one for mark, one in marked if mark == flow] for flow in ("inflow", "outflow"))
+    return Flows(tuple(sorted(inflow)), tuple(sorted(outflow)))

@@ -17,6 +17,7 @@ from luigi_spendguard.money import BadAmount, parse_usd, plain_usd
 from luigi_spendguard.process_state import made_once
 from luigi_spendguard.protocol.rpcs import MAX_PAYMENT_KEY, OpenRunRequest
 from luigi_spendguard.redaction import shows
+from luigi_spendguard.tags import BadTags, tags_in
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +45,16 @@ class RootTask:
         return max(1, int(1000 * (time.monotonic() - self._begun)))
 
     @made_once
-    def _declared(self) -> tuple[str, str | None, str]:
+    def _declared(self) -> tuple[str, str | None, dict[str, str] | None, str]:
         try:
-            return _name_of(self._task), amount_of(self._task, "budget_usd"), ""
+            task = self._task
+            return _name_of(task), amount_of(task, "budget_usd"), _tags_of(task), ""
         except BadAmount as error:
-            return "", "0", str(error)
+            return "", "0", None, str(error)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
-            return "", "0", f"run_id or budget_usd of {self.family} cannot be read: {why}"
+            what = f"run_id, budget_usd or spend_tags of {self.family} cannot be read: {why}"
+            return "", "0", None, what
 
     @property
     def name(self) -> str:
@@ -69,9 +72,14 @@ class RootTask:
         return self._declared[1]
 
     @property
+    def tags(self) -> dict[str, str] | None:
+        """What the root says that its run is counted under in reports, None when it says nothing."""
+        return self._declared[2]
+
+    @property
     def problem(self) -> str:
         """Why no run can be opened for what the root says, "" when one can."""
-        return self._declared[2]
+        return self._declared[3]
 
 
 def _name_of(task: Any) -> str:
@@ -82,6 +90,14 @@ def _name_of(task: Any) -> str:
     if len(name) > 255 or not name.isprintable():
         raise BadAmount(f"{task.task_family}.run_id must have at most 255 printable characters")
     return name
+
+
+def _tags_of(task: Any) -> dict[str, str] | None:
+    said = getattr(task, "spend_tags", None)
+    try:
+        return None if said is None else tags_in(said) or None
+    except BadTags as error:
+        raise BadAmount(f"{task.task_family}.spend_tags {error}") from None
 
 
 def vendors_of(task: Any) -> list[str]:
@@ -158,7 +174,7 @@ def _payment_key_of(task: Any) -> str | None:
 def open_run(client: LedgerClient, root: RootTask) -> str:
     """Open the run of a root, or find it; return its run_id. Raises LedgerUnavailable, SpendDenied."""
     asked = (root.name, root.by_task_id, root.family, root.task_id, root.budget_usd)
-    run = client.open_run(OpenRunRequest(*asked, looked_ms=root.looked_ms))
+    run = client.open_run(OpenRunRequest(*asked, looked_ms=root.looked_ms, tags=root.tags))
     if run.note:
         logger.warning("Run %s has a cap of $%s: %s", run.run_id, run.cap_usd, run.note)
     if root.by_task_id and run.run_id != root.name:
@@ -175,6 +191,7 @@ def announced_root(root: RootTask) -> dict[str, Any]:
 
     Who runs it for this worker, and sees it yield a vendor task, opens its run by that.
     """
-    if root.problem or (root.by_task_id and root.budget_usd is None):
+    if root.problem or (root.by_task_id and root.budget_usd is None and root.tags is None):
         return {}
-    return {"spendguard_root": {"name": root.name, "budget_usd": root.budget_usd}}
+    tags = {} if root.tags is None else {"tags": root.tags}
+    return {"spendguard_root": {"name": root.name, "budget_usd": root.budget_usd, **tags}}

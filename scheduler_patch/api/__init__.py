@@ -20,7 +20,7 @@ from luigi_spendguard.protocol.operators import (
     TopUpRequest,
 )
 from luigi_spendguard.protocol.rpcs import Rpc
-from scheduler_patch.api import keys, openapi, queries, runs
+from scheduler_patch.api import keys, openapi, queries, reports, runs
 from scheduler_patch.api.handler import ApiCall, ApiHandler, Endpoint, Lost
 from scheduler_patch.service import LedgerService, operators
 from scheduler_patch.service.blocked import explain_blocked
@@ -135,6 +135,7 @@ ROUTES = (
     Route("/calls/{id}/resolve", {"POST": Endpoint("operate", ResolveRequest, _resolve)}),
     Route("/forget", {"POST": Endpoint("admin", ForgetRequest, _forget)}),
     Route("/actions", {"GET": Endpoint("read", NoFields, queries.actions)}),
+    *(Route(f"/reports/{name}", {"GET": Endpoint("read", NoFields, one)}) for name, one in reports.REPORTS),
     Route("/totals", {"GET": Endpoint("read", NoFields, queries.totals)}),
     Route("/prune", {"POST": Endpoint("admin", PruneRequest, _prune)}),
     Route("/openapi.json", {"GET": Endpoint("public", NoFields, _openapi)}),
@@ -162,4 +163,4 @@ def routes(service: LedgerService) -> list[tuple[str, type[ApiHandler], dict[str
 def lost() -> list[tuple[str, type[ApiHandler], dict[str, Any]]]:
     """Return what answers addresses below ours that are no route; it comes after `routes`."""
     nothing: dict[str, Any] = {"service": None, "endpoints": {}, "names": (), "wrap": False}
-    return [(r"/(?:runs|calls)/.*", Lost, nothing | {"route": "/{any}"})]
+    return [(r"/(?:runs|calls|reports)/.*", Lost, nothing | {"route": "/{any}"})]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from luigi_spendguard.errors import Conflict, NotFound, denial
@@ -48,7 +48,8 @@ async def issue(service: LedgerService, call: ApiCall, request: IssueKeyRequest)
         )
     # Whoever may be a worker may ask for one.
     ACTOR.set(call.caller.actor or f"a client at {call.caller.address}")
-    shown, key = await service.commit(_issue, terms, service.settings.caps)
+    settings = service.settings
+    shown, key = await service.commit(_issue, terms, settings.caps, settings.tags)
     return Created({"vault_key": key, **shown})
 
 
@@ -135,8 +136,10 @@ def _no_account(name: str) -> str:
     return f"{name[:60]!r} is no acct_… id"
 
 
-def _issue(tx: Tx, terms: keys.Terms, caps: Caps) -> Booked[tuple[dict[str, Any], str]]:
-    row, key = keys.issue(tx, terms, caps)
+def _issue(
+    tx: Tx, terms: keys.Terms, caps: Caps, tags: Mapping[str, Mapping[str, str]]
+) -> Booked[tuple[dict[str, Any], str]]:
+    row, key = keys.issue(tx, terms, caps, tags)
     return Booked((keys.show_key(tx, row) | {"note": row["note"]}, key), snapshot.of_run(tx, row["run_id"]))
 
 

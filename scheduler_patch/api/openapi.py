@@ -9,6 +9,9 @@ from typing import Any
 from luigi_spendguard import __version__
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.overview import SORTS
+from luigi_spendguard.ledger.reports import GROUPS
+from luigi_spendguard.ledger.reports.days import SPLITS
+from luigi_spendguard.ledger.reports.period import MOST
 from luigi_spendguard.protocol import ACTIONS, CALL_STATES, RUN_STATUSES, VERDICTS, ReserveReply, messages
 from luigi_spendguard.protocol.operators import ResolveRequest
 from luigi_spendguard.protocol.rpcs import IssueKeyRequest
@@ -23,6 +26,9 @@ _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
 TEXT: messages.Schema = messages.text().schema
 COUNT: messages.Schema = {"type": "integer", "minimum": 0}
 _MOMENT: messages.Schema = {"type": "string", "format": "date-time"}
+_ROWS: messages.Schema = {"type": "integer", "minimum": 1, "maximum": MOST}
+#: Of when, and of which run, a report is.
+_PERIOD: dict[str, messages.Schema] = {"since": _MOMENT, "until": _MOMENT, "run": TEXT}
 _PAGE: messages.Schema = {"type": "integer", "minimum": 1, "maximum": 1000}
 #: Who may, as names of `components.securitySchemes`; none: anybody whom Luigi's own page serves.
 _WHO: Mapping[str, list[dict[str, list[str]]]] = {
@@ -82,6 +88,15 @@ _QUERIES: Mapping[str, dict[str, messages.Schema]] = {
         "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
         "before": COUNT,
     },
+    "GET /reports/cost": {
+        "by": {"type": "string", "pattern": f"^({'|'.join(GROUPS)}|tag:[a-z0-9_]+)$"},
+        "compare": {"type": "string", "enum": ["true", "false"]},
+        **_PERIOD,
+        "limit": _ROWS,
+    },
+    "GET /reports/denied": _PERIOD,
+    "GET /reports/forecast": {**_PERIOD, "limit": _ROWS},
+    "GET /reports/days": {"split": {"type": "string", "enum": list(SPLITS)}, **_PERIOD},
     "GET /totals": {"since": _MOMENT, "until": _MOMENT},
     "GET /runs/{run_id}/spending": {"by": {"type": "string", "enum": ["vendor", "family"]}},
 }

@@ -20,6 +20,7 @@ from luigi_spendguard.protocol import RUN_STATUSES, command, commands
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
 from luigi_spendguard.protocol.operators import OneRun, TopUpRequest
 from luigi_spendguard.settings.policy import Caps
+from luigi_spendguard.vendors.registry import flows
 from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import Growth, TaskState
@@ -101,13 +102,14 @@ async def run(service: LedgerService, call: ApiCall, request: OneRun) -> Any:
     """Return one run."""
     call.query_only("tasks")
     everything = call.choice("tasks", ("all",)) is not None
-    row = await service.browse(queries.run, request.run_id, _inside(service, request.run_id))
+    row = await service.browse(queries.run, request.run_id, _inside(service, request.run_id), flows())
     return await _shown(service, request.run_id, row, None if everything else LISTED_OF_REASON)
 
 
 async def changed_run(service: LedgerService, run_id: str) -> dict[str, Any]:
     """Return a run after a change of it: behind no page's reads. Raises NotFound, Refused."""
-    return await _shown(service, run_id, await service.read(queries.run, run_id, _inside(service, run_id)))
+    row = await service.read(queries.run, run_id, _inside(service, run_id), flows())
+    return await _shown(service, run_id, row)
 
 
 def _inside(service: LedgerService, run_id: str) -> Caps:

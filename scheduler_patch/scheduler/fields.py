@@ -41,7 +41,7 @@ _LUIGIS = {
 _OURS = {
     "spendguard": {"run_id": _NAME, "yielded_by": _TEXT},
     "spendguard_blocked": dict.fromkeys(("reason", "run_id", "message", "budget", "part", "of_task"), _TEXT),
-    "spendguard_root": {"name": _TEXT, "budget_usd": _TEXT},
+    "spendguard_root": {"name": _TEXT, "budget_usd": _TEXT, "tags": _OBJECT},
 }
 
 

@@ -9,7 +9,7 @@ Assistants have no say: what they add was yielded by tasks of others.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.money import BadAmount, parse_usd
+from luigi_spendguard.tags import BadTags, tags_in
 from scheduler_patch.dispatch import Gate, endings, holds, workers
 from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.model import Announcement
@@ -36,6 +37,7 @@ class Root:
     family: str
     task_id: str
     budget_usd: str | None
+    tags: Mapping[str, str] | None = None
 
 
 def runs_above(scheduler: Any, task_id: str) -> list[str]:
@@ -73,7 +75,16 @@ def root_of(task: Any) -> Root:
     if not isinstance(name, str) or not name.strip() or len(name) > 255 or not name.isprintable():
         name = str(task.id).encode(errors="replace").decode()
     name = name.strip()
-    return Root(name, name == task.id, text(task.family), str(task.id), _budget(root.get("budget_usd")))
+    asked = _budget(root.get("budget_usd"))
+    return Root(name, name == task.id, text(task.family), str(task.id), asked, _tags(root.get("tags")))
+
+
+def _tags(said: Any) -> Mapping[str, str] | None:
+    """Return what a root has said of tags; nothing where it is none, as anybody may say so."""
+    try:
+        return None if said is None else tags_in(said) or None
+    except BadTags:
+        return None
 
 
 def _budget(usd: Any) -> str | None:

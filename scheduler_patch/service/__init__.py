@@ -90,7 +90,8 @@ class LedgerService(Books):
         asked = None if request.budget_usd is None else parse_usd(request.budget_usd)
         cap, note = self.settings.caps.grant(request.root_family, asked)
         root = (request.name, request.by_task_id, request.root_family, request.root_task_id)
-        opened = runs.RunRequest(*root, cap, asked, note, looked_ms=request.looked_ms)
+        tags = self.settings.tags_of(request.root_family) | (request.tags or {})
+        opened = runs.RunRequest(*root, cap, asked, note, looked_ms=request.looked_ms, tags=tags)
         row = await self.commit_soon(bookings.open_run, opened, time.monotonic())
         if self._averages_due:
             self._averages_due = False
@@ -161,7 +162,9 @@ class LedgerService(Books):
         least = root.budget_usd
         if least is not None:
             least = plain_usd(min(parse_usd(least), self.settings.caps.grant(root.family, None)[0]))
-        opening = OpenRunRequest(root.name, root.by_task_id, root.family, root.task_id, least)
+        about = (root.name, root.by_task_id, root.family, root.task_id, least)
+        tags = None if root.tags is None else dict(root.tags)
+        opening = OpenRunRequest(*about, tags=tags)
         return (await self.open_run(opening)).run_id
 
     async def finish(self, request: FinishRequest) -> FinishReply:

@@ -20,7 +20,7 @@ def test_every_answer_that_is_a_run_is_a_whole_run(site: Site) -> None:
     assert set(topped) == whole | {"top_up", "repeated"}
     [listed] = send(site, "GET", "/runs").json
     of_one = {"blocked", "awaiting_approval", "approvals", "budgets", "shared_tasks"}
-    of_one |= {"root_completed", "later_run_id"}
+    of_one |= {"root_completed", "later_run_id", "inflow_usd", "outflow_usd"}
     assert set(listed) == whole - of_one - {"reasons", "to_come", "expected_usd", "grown", "in_doubt"}
     gone = send(site, "DELETE", f"/runs/{case.run_id}", token=site.token()).json
     assert set(gone) == whole | {"calls_under_way"}

@@ -7,6 +7,7 @@ import itertools
 import json
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from luigi_spendguard.ledger import (
     overview,
     pruning,
     queries,
+    reports,
     runs,
     snapshot,
     totals,
@@ -40,10 +42,15 @@ from luigi_spendguard.ledger.copying import copy_books
 from luigi_spendguard.ledger.database.engines import opened
 from luigi_spendguard.ledger.overview import SORTS, Page
 from luigi_spendguard.ledger.queries import CallFilter
+from luigi_spendguard.ledger.reports.days import SPLITS, days
+from luigi_spendguard.ledger.reports.denied import denied
+from luigi_spendguard.ledger.reports.forecasts import forecast
+from luigi_spendguard.ledger.reports.period import DAY_MS, ReportPeriod
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import ACTIONS, EndRequest
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors.model import FollowedUp
+from luigi_spendguard.vendors.registry import flows
 from scheduler_patch.api import ROUTES
 from scheduler_patch.api.openapi import document
 from tests.support.attempts import Pretender
@@ -73,7 +80,10 @@ VALUES: dict[str, list[str]] = {
     "usd": ["5", "1000000"],
     "family": ["Charge"],
     "total": ["true"],
+    "by": [*reports.GROUPS, "tag:nobodys"],
 }
+#: What has to be said beside a parameter.
+MORE = {"usd": {"vendor": "stripe"}, "compare": {"since": PAST, "until": FUTURE}}
 #: Routes that read as an RPC, and what they are asked.
 RPCS: dict[str, list[dict[str, Any]]] = {
     "/api/list_runs": [{}],
@@ -171,7 +181,7 @@ def asked(site: Site) -> Iterator[tuple[str, str, Any]]:
         address = path.format(run_id="run")
         for name, schema in names:
             for value in schema.get("enum") or _values(site, path, name):
-                more = {"vendor": "stripe"} if name == "usd" else {}
+                more = MORE.get(name, {})
                 yield "GET", f"{address}?{urlencode({name: value} | more)}", None
     for path, bodies in RPCS.items():
         for body in bodies:
@@ -183,6 +193,8 @@ def _values(site: Site, path: str, name: str) -> list[str]:
         rows = got(site, path.format(run_id="run"))
         column = {"/runs": "run_id", "/vault/keys": "id"}.get(path, "seq")
         return [str(rows[1][column])]
+    if name == "since" and path.startswith("/reports/"):
+        return [PAST] if path != "/reports/days" else []
     if name == "prefix":
         return ["r", "R"] if path == "/runs" else [got(site, "/calls")[0]["id"][:9]]
     return ["stripe"] if (path, name) == ("/runs/{run_id}/top_up", "vendor") else VALUES[name]
@@ -230,6 +242,10 @@ COMMANDS: dict[str, list[list[str]]] = {
     "run": [["run", "--all"], ["frozen", "--format", "json"], ["nowhere"]],
     "calls": [["--run", "run", "--wide"]],
     "keys": [[]],
+    "report": [
+        *(["cost", "--by", by, "--format", "json"] for by in reports.GROUPS),
+        *(["cost", "--since", "2026-01-01", "--by", "vendor", "--compare"], ["denied"], ["forecast"]),
+    ],
     "ledger": [["check"]],
 }
 CHANGE = {"revoke", "top-up", "approve", "resolve", "issue-key", "revoke-key", "prune", "forget", "deliver"}
@@ -247,7 +263,7 @@ def test_every_reading_command_says_the_same(sites: tuple[Site, Site]) -> None:
             assert file[0] == (1 if "nowhere" in more else 0), (name, more, file)
 
 
-_DAY = Micros(500 * USD)
+_DAY, FLOWS = Micros(500 * USD), flows()
 _RUNS = ["run", "other", "frozen", "lent", "first"]
 #: Of each function that reads the books: what it is asked.
 ASKED: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
@@ -262,6 +278,14 @@ ASKED: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
     queries.count_calls: [(CallFilter(verdict="denied:cap"),)],
     queries.wanted: [(CallFilter(run_id="run"),)],
     totals.totals: [(None, None), (1, LATER), (LATER, None)],
+    totals.pruned: [(0, LATER), (1, LATER)],
+    reports.cost: [
+        *((FLOWS, ReportPeriod(since=1, until=LATER), by) for by in (*reports.GROUPS, "tag:team")),
+        *((FLOWS, ReportPeriod(run_id=one), "operation") for one in _RUNS),
+    ],
+    denied: [(ReportPeriod(),), (ReportPeriod(run_id="run"),)],
+    forecast: [(ReportPeriod(),), (ReportPeriod(run_id="run"),)],
+    days: [(ReportPeriod(since=1, until=DAY_MS * 9, run_id="run"), split, _DAY) for split in SPLITS],
     overview.families: [(2,), (99,)],
     overview.runs: [
         *((Page(sort=sort, descending=down),) for sort, down in itertools.product(SORTS, (True, False))),
@@ -286,7 +310,8 @@ ASKED: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
     denials.unsolved: [(_RUNS,)],
     sums.discrepancies: [()],
 }
-MODULES = (queries, totals, overview, snapshot, actions, history, denials, sums)
+REPORTS = tuple(sys.modules[f"{reports.__name__}.{name}"] for name in ("days", "denied", "forecasts"))
+MODULES = (queries, totals, overview, snapshot, actions, history, denials, sums, reports, *REPORTS)
 
 
 def _reading(module: ModuleType) -> Iterator[Callable[..., Any]]:

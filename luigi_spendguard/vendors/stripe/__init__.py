@@ -22,6 +22,7 @@ from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import outcomes
 from luigi_spendguard.vendors.stripe.objects import objects_of
 from luigi_spendguard.vendors.stripe.operations import (
+    FLOWS,
     LISTED,
     PRICEABLE,
     RULE_OF,
@@ -67,6 +68,7 @@ class Stripe(Vendor):
 
     name = "stripe"
     moves_money = True
+    flows = FLOWS
     home = API_BASE
     secret_variables = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
     asks = ("stripe-version", "stripe-account", "stripe-context", "x-stripe-client-")

@@ -19,12 +19,16 @@ LISTED = Parameters("stripe")
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: `rule` is a name of `rules.RULES`, "free" or "unpriced"."""
+    """One operation: `rule` is a name of `rules.RULES`, "free" or "unpriced".
+
+    `flow`: its money has a counterparty of its own, `inflow` or `outflow`; "": it is spent.
+    """
 
     method: str
     parts: tuple[str, ...]
     name: str
     rule: str
+    flow: str = ""
 
     @property
     def address(self) -> str:
@@ -119,10 +123,12 @@ _ANSWERS = (
 
 
 def _table() -> Iterator[Operation]:
-    for address, (rule, *name) in LISTED.rules():
+    for address, (rule, *more) in LISTED.rules():
         method, path = address.split(" ")
         parts = tuple(path.strip("/").split("/"))
-        yield Operation(method, parts, name[0] if name else name_of(method, parts), rule)
+        flow = "".join(word[1:] for word in more if word[0] == "@")
+        name = "".join(word for word in more if word[0] != "@")
+        yield Operation(method, parts, name or name_of(method, parts), rule, flow)
 
 
 OPERATIONS = tuple(_table())
@@ -139,6 +145,7 @@ def named_lines() -> Mapping[str, tuple[str, ...]]:
 
 
 RULE_OF = {one.name: one.rule for one in OPERATIONS}
+FLOWS = {one.name: one.flow for one in OPERATIONS if one.flow}
 
 #: Operations that may be given a fixed price: those whose request does not name its own amount.
 PRICEABLE = {name for name, rule in RULE_OF.items() if rule == "unpriced" or not RULES[rule].exact}

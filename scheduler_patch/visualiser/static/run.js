@@ -65,7 +65,8 @@ function about(run, acted) {
   const facts = [
     ["Root task", h("a", { href: graph(run.root_task_id) }, run.root_task_id)], ["Label", run.label],
     ["Started", time(run.opened_at)], ["Ended", time(run.ended_at)], ["Cap", usd(run.cap_usd)],
-    ["Spent", usd(run.spent_usd)], ["Reserved", some(run.reserved_usd)],
+    ["Spent", usd(run.spent_usd)], ["Inflow in it", some(run.inflow_usd)], ["Outflow in it", some(run.outflow_usd)],
+    ["Tags", Object.entries(run.tags).map(([name, value]) => `${name}: ${value}`).join(", ")], ["Reserved", some(run.reserved_usd)],
     ["In doubt", run.in_doubt_calls && `${usd(run.in_doubt_usd)} in ${count(run.in_doubt_calls, "call")}`],
     ["Remaining", usd(run.remaining_usd)], ["Overrun", some(run.overrun_usd)], ["Forecast", forecast(run)],
     ["Approved", run.approved_usd === null ? "" : usd(run.approved_usd)],

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from luigi_spendguard.cli import keys, queries
-from luigi_spendguard.cli.lists import CALLS, KEYS, RUNS, Listed, Output, _cell, list_options
+from luigi_spendguard.cli.lists import CALLS, KEYS, RUNS, Listed, Output, cell_of, list_options
 from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES
 
 
@@ -15,12 +15,12 @@ from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES
     ["=1+1", "@SUM(A1)", "+1+cmd", "-1+cmd", " =1+1", "  @x", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20x"],
 )
 def test_no_cell_begins_as_a_formula_does(text: str) -> None:
-    assert _cell({"target": text}, "target") == f"'{text}"
+    assert cell_of({"target": text}, "target") == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["cus_1", "+491701234567", "-1.50", "a=b", " a", "2026-11-24"])
 def test_what_is_none_stays_as_it_is(text: str) -> None:
-    assert _cell({"target": text}, "target") == text
+    assert cell_of({"target": text}, "target") == text
 
 
 @list_options

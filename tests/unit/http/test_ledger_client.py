@@ -225,7 +225,7 @@ def test_an_older_luigid_is_asked_for_a_run_without_what_it_does_not_know(marked
         def _ask(self, rpc: Any, request: Any, key: str | None = None, patience_s: float = 0) -> Any:
             said = (request() if callable(request) else request).to_json()
             if not set(said) <= {"name", "by_task_id", "root_family", "root_task_id"}:
-                unknown = next(name for name in ("budget_usd", "looked_ms") if name in said)
+                unknown = next(name for name in ("budget_usd", "looked_ms", "tags") if name in said)
                 body = {"error": "bad_request", "message": f"unknown field {unknown!r}"}
                 return read_answer(rpc, "luigid", 400, json.dumps(body).encode(), marked)
             return said
@@ -233,6 +233,8 @@ def test_an_older_luigid_is_asked_for_a_run_without_what_it_does_not_know(marked
     client, run = Older("http://127.0.0.1:1", "worker"), ("r", True, "Root", "Root_1")
     opened: Any = client.open_run(OpenRunRequest(*run, looked_ms=5))
     assert opened == OpenRunRequest(*run).to_json()
+    opened = client.open_run(OpenRunRequest(*run, looked_ms=5, tags={"team": "billing"}))
+    assert opened == OpenRunRequest(*run).to_json(), "what an older luigid does not take is left out"
     with pytest.raises(SpendguardError, match="unknown field 'budget_usd'"):
         client.open_run(OpenRunRequest(*run, budget_usd="1", looked_ms=5))
 

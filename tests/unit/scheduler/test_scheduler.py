@@ -522,13 +522,14 @@ class TestWhoseTaskItIs:
         assert [scheduler.gate.state.tasks[t].runs for t in ("v2", "v3")] == [["root"], ["root"]]
 
     def test_a_root_may_have_said_how_its_run_is_called(self, scheduler: BudgetScheduler) -> None:
-        self.submit(scheduler, spendguard_root={"name": "monday", "budget_usd": "2.50"})
+        said = {"name": "monday", "budget_usd": "2.50", "tags": {"team": "billing"}}
+        self.submit(scheduler, spendguard_root=said)
         self.assist(scheduler)
         scheduler.add_task(task_id="v2", family="V", worker="w", spendguard={"yielded_by": "middle"})
         scheduler.add_task(task_id="middle", family="M", worker="w", new_deps=["v2"], assistant=True)
         assert scheduler.gate.state.tasks["v2"].runs == ["monday"]
         root = root_named(scheduler, "v2", "monday")
-        assert root == Root("monday", False, "Root", "root", "2.50")
+        assert root == Root("monday", False, "Root", "root", "2.50", {"team": "billing"})
         assert root_named(scheduler, "v2", "tuesday") is None
 
     @pytest.mark.parametrize(
@@ -538,6 +539,7 @@ class TestWhoseTaskItIs:
             ({"run_id": " monday "}, ("monday", False, None)),
             ({"run_id": "mon\nday", "budget_usd": "lots"}, ("root", True, "0")),
             ({"budget_usd": "5"}, ("root", True, "5")),
+            ({"tags": "team"}, ("root", True, None)),
         ],
     )
     def test_a_stock_workers_root_has_its_parameters(

@@ -42,7 +42,11 @@ class Priced(Plain):
     budget_usd = "a lot"
 
 
-@pytest.mark.parametrize("kind", [Raising, Numbered, Priced])
+class Tagged(Plain):
+    spend_tags = "team: billing"
+
+
+@pytest.mark.parametrize("kind", [Raising, Numbered, Priced, Tagged])
 def test_a_plain_root_with_attributes_of_these_names_runs_as_ever(
     kind: type[Plain], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -54,12 +58,13 @@ def test_a_plain_root_with_attributes_of_these_names_runs_as_ever(
 
 def test_what_cannot_be_read_is_said_when_a_vendor_task_asks() -> None:
     assert RootTask(Raising("x")).problem == (
-        "run_id or budget_usd of Raising cannot be read: RuntimeError: it is not there yet"
+        "run_id, budget_usd or spend_tags of Raising cannot be read: RuntimeError: it is not there yet"
     )
     assert RootTask(Numbered("x")).problem == "Numbered.run_id must be a text, not int"
     root = RootTask(Priced("x"))
     assert (root.name, root.by_task_id, root.budget_usd) == (root.task_id, True, "0")
     assert root.problem.startswith("Priced.budget_usd is not usable")
+    assert RootTask(Tagged("x")).problem == "Tagged.spend_tags must map names to texts, not be a str"
 
 
 def test_a_worker_that_asks_at_once_says_that_it_has_looked(

@@ -231,3 +231,15 @@ def test_no_looked_up_object_breaks_a_quote(body: Any, path: str) -> None:
         if found:
             done = Stripe().complete(quote, request, found, VendorSettings("stripe"), {})
             assert (done.total_micros or 0) >= 0
+
+
+def test_money_with_a_counterparty_is_marked() -> None:
+    """What is refunded, paid out or transferred leaves; what is topped up or reversed comes back."""
+    assert set(listed.FLOWS.values()) == {"inflow", "outflow"}
+    outflow = {"refunds.create", "payouts.create", "transfers.create", "disputes.close"}
+    assert {listed.FLOWS[one] for one in outflow} == {"outflow"}
+    assert {listed.FLOWS[one] for one in ("topups.create", "transfers.reversals.create")} == {"inflow"}
+    for address in ("payment_intents.create", "subscriptions.create", "charges.create"):
+        assert address not in listed.FLOWS
+    for one in listed.OPERATIONS:
+        assert listed.FLOWS.get(one.name, "") == one.flow, one.address
