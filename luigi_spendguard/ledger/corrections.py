@@ -315,24 +315,23 @@ def correct(
     return tx.one("SELECT * FROM call WHERE id = ?", call_id)
 
 
-def cost_by_price(row: Row, fees: int | None, price: FollowedUp) -> int | None:
-    """Return what a call has cost in all, in micro-dollars, by what its vendor says; None: nothing new.
+def cost_by_price(cost: int, asked: int, fees: int | None, price: FollowedUp) -> int:
+    """Return what a call has cost in all by the price that its vendor names; all in micro-dollars.
 
-    `fees` may be missing in the price; of a call from before they were kept (None) less is not believed.
+    `cost` is what was counted so far. `fees` may lack in the price; of a call from before they were kept
+    (None) less is not believed.
     """
-    if price.total_micros is None:
-        return None
+    assert price.total_micros is not None, "a price is named"
     if price.whole:
         return price.total_micros
-    total = with_fees(price.total_micros, fees or 0, row["asked_micros"])
-    return cost_so_far(row) if fees is None and 0 < total < cost_so_far(row) else total
+    total = with_fees(price.total_micros, fees or 0, asked)
+    return cost if fees is None and 0 < total < cost else total
 
 
 def _book(tx: Tx, row: Row, waiting: Row, named_micros: int, price: FollowedUp) -> None:
     """Let a call have cost what its vendor says, with the fees that its price may lack."""
-    total = cost_by_price(row, waiting["fees_micros"], price)
+    total = cost_by_price(cost_so_far(row), row["asked_micros"], waiting["fees_micros"], price)
     note = price.note
-    assert total is not None, "a price is named"
     if total > named_micros:
         note += f", and fees {format_usd(Micros(total - named_micros))}"
     restate(tx, row, total, note, forced=True)

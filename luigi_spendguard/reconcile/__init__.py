@@ -27,6 +27,8 @@ from luigi_spendguard.vendors.registry import VENDORS
 
 #: A period ends so many milliseconds ago at the latest, unless its end is said: calls under way end first.
 LAG_MS = 5 * 60_000
+#: The most objects that are asked for one by one because no list has them.
+MOST_NAMED = 1000
 
 
 class BadPeriod(ValueError):
@@ -109,15 +111,25 @@ class Reconciler:
             own = self.settings.vendor(self.vendor)
             reading = Reading(account, period.wider(), own, self.settings.fx)
             vendor: Vendor = VENDORS[self.vendor]
-            BooksReader(vendor, self.books, reading, self.secret, self.transport, self.wait).read_all(file)
-            file.clear_compared()
-            file.make_lines()
-            bring(file, self.ledger)
-            sums = Comparison(file, run_id, self.books.shown).compare()
+            reader = BooksReader(vendor, self.books, reading, self.secret, self.transport, self.wait)
+            reader.read_all(file)
+            self._bring(file)
+            unlisted = file.unlisted()
+            looked = reader.read_named(file, unlisted[:MOST_NAMED])
+            if looked:
+                self._bring(file)
+            unlooked = frozenset(unlisted[MOST_NAMED:]) if looked else frozenset()
+            sums = Comparison(file, run_id, self.books.shown, unlooked).compare()
         except BaseException:
             file.close()
             raise
         return Reconciled(work, sums, file)
+
+    def _bring(self, file: WorkFile) -> None:
+        """Bring both sides together. Raises LedgerUnavailable."""
+        file.clear_compared()
+        file.make_lines()
+        bring(file, self.ledger, self.books)
 
 
 def forget_old(folder: Path, older_than_s: float = 30 * 86400) -> None:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import Any
 
+from luigi_spendguard.ledger.corrections import cost_by_price
 from luigi_spendguard.money import Micros, format_usd, plain_usd
 from luigi_spendguard.protocol import command, commands
 from luigi_spendguard.reconcile.differences import Cause, Difference
 from luigi_spendguard.reconcile.work_file import WorkFile
-from luigi_spendguard.vendors.own_books import MARGIN_MS, MOVEMENT
+from luigi_spendguard.vendors import FollowedUp
+from luigi_spendguard.vendors.own_books import CAME_IN, MARGIN_MS, MOVEMENT
 
 _Row = tuple[Any, ...]
 
@@ -26,6 +28,7 @@ class Sums:
     Attributes:
         vendor, ledger: what the vendor shows, and what the ledger counts, of the period.
         matched: of both, what is the same.
+        fees: what the ledger counts for fees that the vendor's prices may lack, as it has quoted them.
         vendor_only, ledger_only: what stands in differences.
         monies: how many monies were compared, and how many of them are equal.
         kinds: how many differences there are of each kind.
@@ -36,6 +39,7 @@ class Sums:
     vendor: int = 0
     ledger: int = 0
     matched: int = 0
+    fees: int = 0
     vendor_only: int = 0
     ledger_only: int = 0
     monies: int = 0
@@ -51,7 +55,8 @@ class Sums:
 
     def check(self) -> None:
         """Raise AssertionError unless each cent is matched or in a difference: a mistake here."""
-        if (self.vendor, self.ledger) != (self.matched + self.vendor_only, self.matched + self.ledger_only):
+        counted = self.matched + self.fees + self.ledger_only
+        if (self.vendor, self.ledger) != (self.matched + self.vendor_only, counted):
             raise AssertionError(f"the sums do not close: {self}")
 
 
@@ -68,6 +73,7 @@ class _KnownCall:
     reserved: int
     cost: int
     at_ms: int
+    fees: int | None
 
 
 @dataclass
@@ -79,6 +85,7 @@ class _Money:
     items: list[tuple[str, int]] = field(default_factory=list)
     calls: list[_KnownCall] = field(default_factory=list)
     tagged: str = ""
+    by_what: str = ""
     stranger: tuple[str, str] | None = None
 
     @property
@@ -92,11 +99,33 @@ class _Money:
         """The calls that are in doubt or under way."""
         return [call for call in self.calls if call.state in ("in_doubt", "pending")]
 
+    @property
+    def unnamed(self) -> list[_Row]:
+        """The vendor's lines whose price is not known: it is named later, or has no rate here."""
+        return [line for line in self.best if line[_MICROS] is None and not line[_ESTIMATED]]
+
+    def shown(self) -> tuple[int, int]:
+        """Return what the vendor shows, and how much the ledger counts on top for fees that this may lack, in
+        micro-dollars. Where it names no price at all, what was quoted is taken for it.
+        """
+        counted = sum(micros for _, micros in self.items)
+        vendor = sum(line[_MICROS] or 0 for line in self.best)
+        if counted and not self.opened and any(line[_ESTIMATED] and line[_MICROS] != 0 for line in self.best):
+            return counted, 0
+        payers = [call for call in self.calls if call.cost]
+        if len(payers) != 1 or self.opened or self.unnamed or not self.best or self.best[0][_WHOLE]:
+            return vendor, 0
+        own = sum(line[_MICROS] for line in self.best if line[_ID] in (payers[0].object, self.subject))
+        price = FollowedUp(own, final=True)
+        cost = cost_by_price(counted, payers[0].asked, payers[0].fees, price)
+        return vendor, max(0, cost - vendor)
+
 
 (_KIND, _AT, _STATE, _ABOUT, _AMOUNT, _CURRENCY, _MICROS, _OPEN, _TAG, _FINAL, _RANK, _INSIDE) = range(1, 13)
+(_ID, _WHOLE, _ESTIMATED, _NOTE) = range(13, 17)
 _LINES = (
     "SELECT subject, kind, at_ms, state, about, amount, currency, micros, open_micros, tag, final, rank,"
-    " inside FROM line ORDER BY subject, rank"
+    " inside, id, whole, estimated, note FROM line ORDER BY subject, rank"
 )
 _ITEMS = "SELECT subject, call, micros FROM item ORDER BY subject"
 #: The calls of each money, by the object that they name or by what their tag says.
@@ -110,11 +139,11 @@ _CALLS = (
         f"call.{name}"
         for name in (
             *("id", "run_id", "account", "operation", "object", "state", "currency", "asked", "reserved"),
-            *("cost", "at_ms"),
+            *("cost", "at_ms", "fees"),
         )
     )
 )
-_TAGGED = "SELECT subject, call FROM tagged ORDER BY subject"
+_TAGGED = "SELECT subject, call, by_what FROM tagged ORDER BY subject"
 _STRANGERS = "SELECT object, account, call FROM stranger ORDER BY object"
 
 
@@ -139,7 +168,7 @@ def _monies(db: sqlite3.Connection) -> Iterator[_Money]:
             elif number == 2:
                 money.calls.append(_KnownCall(*row[1:]))
             elif number == 3:
-                money.tagged = str(row[1])
+                money.tagged, money.by_what = str(row[1]), str(row[2])
             else:
                 money.stranger = (str(row[1]), str(row[2]))
         yield money
@@ -152,14 +181,14 @@ class Comparison:
     Attributes:
         run_id: of this run alone; "": all. What no call has made belongs to no run.
         listed: how the ids begin of objects that the vendor's lists show; empty: all of them.
-        read_until_ms: until when the lists were read, in milliseconds since the epoch.
+        unlooked: what no list has and was not asked for by itself either: there is too much of it.
 
     """
 
     work: WorkFile
     run_id: str = ""
     listed: tuple[str, ...] = ()
-    read_until_ms: int = 0
+    unlooked: frozenset[str] = frozenset()
 
     def compare(self) -> Sums:
         """Compare; what differs is written to the work file."""
@@ -182,25 +211,21 @@ class Comparison:
         best = money.best
         if not self._concerns(money, best):
             return
-        priced = [line for line in best if line[_MICROS] is not None]
-        vendor = sum(line[_MICROS] for line in priced)
+        vendor, fees = money.shown()
         ledger = sum(micros for _, micros in money.items)
         if ledger > vendor and best and self._is_late(money, best):
             ledger = vendor  # The rest was counted with what it was opened by.
-        if len(priced) < len(best):
-            for line in best:
-                if line[_MICROS] is None and line[_AMOUNT]:
-                    sums.unpriced[line[_CURRENCY]] += line[_AMOUNT]
-        matched = min(vendor, ledger)
+        for line in money.unnamed:
+            if line[_AMOUNT]:
+                sums.unpriced[line[_CURRENCY]] += line[_AMOUNT]
+        fees = min(fees, ledger)
+        matched = min(vendor, ledger - fees)
+        only = (vendor - matched, ledger - fees - matched)
         sums.monies += 1
-        sums.vendor, sums.ledger, sums.matched = (
-            sums.vendor + vendor,
-            sums.ledger + ledger,
-            sums.matched + matched,
-        )
-        only = (vendor - matched, ledger - matched)
+        sums.vendor, sums.ledger = sums.vendor + vendor, sums.ledger + ledger
+        sums.matched, sums.fees = sums.matched + matched, sums.fees + fees
         sums.vendor_only, sums.ledger_only = sums.vendor_only + only[0], sums.ledger_only + only[1]
-        found = _judged(self, money, best, only, matched)
+        found = _judged(self, money, best, only)
         if found is None:
             sums.equal += 1
             return
@@ -244,15 +269,14 @@ def all_differences(work: WorkFile) -> Iterator[Difference]:
         yield Difference(**facts | {"kind": Cause(facts["kind"]), "certain": bool(facts["certain"])})
 
 
-def _judged(
-    how: Comparison, money: _Money, best: list[_Row], only: tuple[int, int], matched: int
-) -> Difference | None:
+def _judged(how: Comparison, money: _Money, best: list[_Row], only: tuple[int, int]) -> Difference | None:
     """Return the difference of a money, None where both sides say the same."""
-    unpriced = any(line[_MICROS] is None and line[_AMOUNT] for line in best)
-    if not any(only) and not money.opened and not unpriced:
-        # Money in a currency without a rate may be equal, and nobody knows.
+    # Money in a currency without a rate may be equal, and nobody knows; what no call has made, and has no
+    # price yet, will have one.
+    unknown = any(line[_AMOUNT] or not money.items for line in money.unnamed)
+    if not any(only) and not money.opened and not unknown:
         return None
-    return _Judge(how, money, best, only, matched).judged(unpriced)
+    return _Judge(how, money, best, only).judged()
 
 
 @dataclass(frozen=True)
@@ -263,7 +287,6 @@ class _Judge:
     money: _Money
     best: list[_Row]
     only: tuple[int, int]
-    matched: int
 
     @property
     def call(self) -> _KnownCall | None:
@@ -286,20 +309,16 @@ class _Judge:
         """The vendor's currency."""
         return str(self.best[0][_CURRENCY]) if self.best else ""
 
-    def judged(self, unpriced: bool) -> Difference | None:
+    def judged(self) -> Difference | None:
         """Return the difference; each branch is a reason, the surest one first."""
         if self.money.opened:
             return self._open_call()
         if not self.best:
             return self._ledger_only()
-        if unpriced:
-            rate = f"its currency, {self.currency or 'unknown'}, has no rate here, or it has no price yet"
-            return self._found(
-                Cause.NO_RATE,
-                rate,
-                "give it a rate in [spendguard_fx], and repeat this; or wait for it",
-            )
-        if not self.money.items and not self.money.tagged:
+        foreign = not self.money.items and not self.money.tagged
+        if self.money.unnamed and (not foreign or any(line[_AMOUNT] for line in self.money.unnamed)):
+            return self._unnamed()
+        if foreign:
             return self._vendor_only()
         return self._both()
 
@@ -330,6 +349,19 @@ class _Judge:
             remedy,
         )
 
+    def _unnamed(self) -> Difference:
+        """Judge what has no price here."""
+        note = self.money.unnamed[0][_NOTE]
+        if self.currency not in ("", "usd"):
+            rate = f"{self.money.subject} is in {self.currency}, which has no rate here"
+            return self._found(
+                Cause.NO_RATE,
+                rate + (f" ({note})" if note else ""),
+                "give it one in [spendguard_fx], and repeat this",
+            )
+        text = f"{self.money.subject} ({self.best[0][_STATE]}) has no price yet, and its quote stands"
+        return self._found(Cause.NO_PRICE, text, "wait: it is asked for, and booked when it is there")
+
     def _open_call(self) -> Difference | None:
         """Judge a money on which a call is in doubt, or under way."""
         call = self.money.opened[0]
@@ -346,14 +378,19 @@ class _Judge:
             own = call.reserved
             beside = max(0, counted - own) if call.object is not None else others
             spent = max(0, self.movable - beside)
-            settled = all(line[_FINAL] for line in self.best)
+            quoted = [line for line in self.best if line[_ESTIMATED] or line[_MICROS] is None]
+            if quoted or (spent and not all(line[_WHOLE] for line in self.best)):
+                # What it was quoted with stands: the price is not there, or may lack fees.
+                spent = spent if quoted == [] and spent > call.reserved else call.reserved
+            settled = all(line[_FINAL] or line in quoted for line in self.best)
             certain = settled and spent <= call.reserved and self._same_currency(call, spent)
-            how = "its tag" if by_tag else "its object"
+            how = self.money.by_what if by_tag else "its object"
             made = bool(spent)
             said = (
                 f"made: it has cost {format_usd(Micros(spent))}" if made else "known: it counts for nothing"
             )
-            object_id = () if call.object is not None else ("--object", self.money.subject)
+            alone = call.object is None and len(self.best) == 1
+            object_id = ("--object", self.money.subject) if alone else ()
             remedy = command("resolve", call.id, "--spent", plain_usd(Micros(spent)), *object_id)
             reason = f"call {call.id} was in doubt, and by {how} {self.money.subject} it was {said}"
             return self._found(Cause.MADE, reason, f"{remedy}, or --apply", certain=certain, spent=spent)
@@ -384,6 +421,9 @@ class _Judge:
                 f"{subject} ({call.operation}) is of a kind that none of the vendor's lists that are read has"
             )
             return self._found(Cause.NOT_LISTED, text, "look at it on the vendor's own pages")
+        if subject in self.how.unlooked:
+            text = f"no list has {subject} ({call.operation}), and there are too many such to look for each"
+            return self._found(Cause.NOT_LISTED, text, "repeat this for a shorter period")
         return self._found(
             Cause.NOT_THERE,
             f"{subject} is counted for call {call.id}, and the vendor's books do not have it",
@@ -414,6 +454,9 @@ class _Judge:
                 f"{subject}{about} is disputed ({line[_STATE]})",
                 "answer it at the vendor",
             )
+        if line[_KIND].endswith(CAME_IN):
+            text = f"{line[_KIND].removesuffix(CAME_IN)} {subject} came in: no call has ordered it"
+            return self._found(Cause.CAME_IN, text, "nothing: the vendor bills what others send, too")
         copied = (
             f"; it has the tag of call {line[_TAG]}, which is not proven to have made it"
             if line[_TAG]
@@ -429,9 +472,10 @@ class _Judge:
         """Judge what both have, with another amount."""
         call, line, subject = self.call, self.best[0], self.money.subject
         assert call is not None
-        moved = sum(one[_MICROS] or 0 for one in self.best)
+        shown, fees = self.money.shown()
+        moved = shown + fees
         opened = sum(one[_OPEN] for one in self.best)
-        counted = moved - self.only[0] + self.only[1]
+        counted = sum(micros for _, micros in self.money.items)
         vendor, ledger = format_usd(Micros(moved)), format_usd(Micros(counted))
         payers = [one for one in self.money.calls if one.cost]
         single = [(one.id, one.cost) for one in payers] == ([(call.id, counted)] if counted else [])
@@ -453,7 +497,8 @@ class _Judge:
             text = f"{subject} is {line[_STATE]} at the vendor, and {ledger} is counted for it"
             return self._found(Cause.CANCELLED, text, "--apply gives it back", certain=certain, spent=0)
         if line[_KIND] in ("message", "call", "email", "verification"):
-            text = f"{subject} costs {vendor} by the vendor's books, and {ledger} is counted"
+            note = f" ({line[_NOTE]})" if line[_NOTE] else ""
+            text = f"{subject} costs {vendor} by the vendor's books{note}, and {ledger} is counted"
             return self._found(Cause.PRICE, text, "--apply books it", certain=certain, spent=moved)
         text = f"{subject} is {vendor} by the vendor's books ({line[_STATE]}), and {ledger} is counted"
         if self.currency not in ("", "usd"):

@@ -10,6 +10,7 @@ class Cause(str, Enum):
     """Why two sides differ."""
 
     OUTSIDE = "outside"
+    CAME_IN = "came_in"
     REFUNDED = "refunded"
     DISPUTED = "disputed"
     NOT_THERE = "not_there"
@@ -24,6 +25,7 @@ class Cause(str, Enum):
     AMOUNT = "amount"
     CURRENCY = "currency"
     NO_RATE = "no_rate"
+    NO_PRICE = "no_price"
     OTHER_ACCOUNT = "other_account"
 
 

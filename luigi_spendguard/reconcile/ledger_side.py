@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.reconcile import likeness
 from luigi_spendguard.reconcile.work_file import WorkFile
-from luigi_spendguard.vendors.own_books import MARGIN_MS, Period
+from luigi_spendguard.vendors.own_books import MARGIN_MS, OwnBooks, Period
 
 #: Rows that are in memory at once.
 AT_ONCE = 1000
@@ -22,7 +23,9 @@ AT_ONCE = 1000
 #: What of a call is looked at. A replay has cost nothing; what was never reserved is no money.
 _CALL = (
     "SELECT id, run_id, task_id, account, operation, object_id, target, state, currency, asked_micros,"
-    " reserved_micros, settled_micros, corrected_micros, overrun_micros, created_at FROM call"
+    " reserved_micros, settled_micros, corrected_micros, overrun_micros, created_at,"
+    " coalesce((SELECT due.fees_micros FROM price_due AS due WHERE due.call_id = call.id), fees_micros)"
+    " AS fees_micros FROM call"
     " WHERE vendor = ? AND state IS NOT NULL AND"
 )
 
@@ -34,7 +37,7 @@ class CanRead(Protocol):
         """Return a transaction that changes nothing."""
 
 
-def bring(work: WorkFile, ledger: CanRead) -> None:
+def bring(work: WorkFile, ledger: CanRead, books: OwnBooks) -> None:
     """Bring all that the ledger knows of the account, the period and the vendor's lines into the file.
 
     Raises LedgerUnavailable.
@@ -45,7 +48,10 @@ def bring(work: WorkFile, ledger: CanRead) -> None:
         side.bring_objects()
         side.bring_calls_of_lines()
         side.bring_openers()
-    _make_items(work)
+        _make_items(work)
+        _believe_tags(work)
+        likeness.believe(work, tx, books)
+    _move_items(work)
 
 
 def accounts_of(ledger: CanRead, vendor: str, period: Period) -> set[str]:
@@ -160,8 +166,9 @@ class _LedgerSide:
                     row["reserved_micros"],
                     row["reserved_micros"] if is_open else cost,
                     row["created_at"],
+                    row["fees_micros"],
                 )
-                self.db.execute(f"INSERT OR REPLACE INTO call VALUES ({','.join('?' * 13)})", values)
+                self.db.execute(f"INSERT OR REPLACE INTO call VALUES ({','.join('?' * 14)})", values)
 
 
 def _some(db: sqlite3.Connection, query: str) -> Iterator[str]:
@@ -181,7 +188,6 @@ def _make_items(work: WorkFile) -> None:
             " AND (object IS NULL OR object NOT IN (SELECT name FROM item))"
             " AND id NOT IN (SELECT call FROM item WHERE name NOT LIKE 'call:%')"
         )
-    _believe_tags(work)
 
 
 def _believe_tags(work: WorkFile) -> None:
@@ -195,7 +201,7 @@ def _believe_tags(work: WorkFile) -> None:
         work.db.execute(
             """
             INSERT OR IGNORE INTO tagged
-            SELECT tag, min(subject) FROM line JOIN call ON call.id = line.tag
+            SELECT tag, min(subject), 'its tag' FROM line JOIN call ON call.id = line.tag
             WHERE call.object IS NULL
                 AND line.at_ms >= call.at_ms - 300000 AND line.at_ms < call.at_ms + ?
                 AND NOT EXISTS (SELECT 1 FROM item WHERE item.subject = line.subject)
@@ -204,6 +210,11 @@ def _believe_tags(work: WorkFile) -> None:
             """,
             (day,),
         )
+
+
+def _move_items(work: WorkFile) -> None:
+    """Let what calls count for by themselves stand beside what they are known to have made."""
+    with work.writing():
         work.db.execute(
             "UPDATE item SET subject = (SELECT subject FROM tagged WHERE tagged.call = item.call)"
             " WHERE name = 'call:' || call AND call IN (SELECT call FROM tagged)"

@@ -7,7 +7,7 @@ error: what was read stays, and the same command goes on there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlencode
@@ -58,8 +58,26 @@ class BooksReader:
                 work.keep(asked, page)
                 asked = page.next
 
+    def read_named(self, work: WorkFile, names: Iterable[str]) -> frozenset[str]:
+        """Read one by one what no list has; return what of it can be read so, or is not there.
+
+        Raises BooksUnread; what was read by then is kept.
+        """
+        looked = set()
+        for name in names:
+            asked = self.books.named(name, self.reading)
+            if asked is None:
+                continue
+            reply = self._fetched(asked, (200, 404))
+            if reply.status == 200:
+                work.keep_named(self._read(asked, reply))
+            looked.add(name)
+        return frozenset(looked)
+
     def _page(self, asked: PageRequest) -> EntryPage:
-        reply = self._fetched(asked)
+        return self._read(asked, self._fetched(asked))
+
+    def _read(self, asked: PageRequest, reply: Reply) -> EntryPage:
         where = f"{asked.listed} of {self.vendor.name}"
         if is_in(reply.body, self.secret):
             raise BooksUnread(f"{where}: the answer has the vendor's secret in it, and is not kept")
@@ -78,8 +96,8 @@ class BooksReader:
             )
         return page
 
-    def _fetched(self, asked: PageRequest) -> Reply:
-        """Return a page's reply with the status 200. Raises BooksUnread."""
+    def _fetched(self, asked: PageRequest, statuses: tuple[int, ...] = (200,)) -> Reply:
+        """Return a page's reply with one of these statuses. Raises BooksUnread."""
         where = f"{asked.listed} of {self.vendor.name}"
         if not self.books.paths.fullmatch(asked.path):
             raise BooksUnread(f"{where}: {asked.path[:120]!r} is none of the lists that are read")
@@ -95,7 +113,7 @@ class BooksReader:
                     next(waits),
                 )
             else:
-                if reply.status == 200:
+                if reply.status in statuses:
                     return reply
                 why, wait_s = f"HTTP {reply.status}", _retry_after(reply, next(waits))
                 if reply.status in (401, 403):

@@ -33,12 +33,19 @@ _TABLES = (
         state TEXT NOT NULL, object TEXT NOT NULL, about TEXT NOT NULL, amount INTEGER,
         currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL, tag TEXT NOT NULL,
         target TEXT NOT NULL, final INTEGER NOT NULL, counted INTEGER NOT NULL, rank INTEGER NOT NULL,
-        inside INTEGER NOT NULL, PRIMARY KEY (listed, id)
+        inside INTEGER NOT NULL, whole INTEGER NOT NULL, estimated INTEGER NOT NULL, note TEXT NOT NULL,
+        PRIMARY KEY (listed, id)
     ) WITHOUT ROWID
     """,
     "CREATE INDEX entry_tag ON entry (tag) WHERE tag <> ''",
     # Several ids may stand for one money: each but one leads to another one of them.
     "CREATE TABLE alias (id TEXT PRIMARY KEY, object TEXT NOT NULL) WITHOUT ROWID",
+    # What requests that may have made an object are known by.
+    """
+    CREATE TABLE mark (
+        mark TEXT NOT NULL, object TEXT NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (mark, object)
+    ) WITHOUT ROWID
+    """,
 )
 
 #: What is made of both sides; it is made anew each time.
@@ -49,7 +56,7 @@ COMPARED = (
         id TEXT PRIMARY KEY, run_id TEXT NOT NULL, task_id TEXT NOT NULL, account TEXT NOT NULL,
         operation TEXT NOT NULL, object TEXT, target TEXT NOT NULL, state TEXT NOT NULL,
         currency TEXT NOT NULL, asked INTEGER NOT NULL, reserved INTEGER NOT NULL, cost INTEGER NOT NULL,
-        at_ms INTEGER NOT NULL
+        at_ms INTEGER NOT NULL, fees INTEGER
     ) WITHOUT ROWID
     """,
     "CREATE INDEX call_object ON call (object)",
@@ -65,14 +72,28 @@ COMPARED = (
         object TEXT NOT NULL, account TEXT NOT NULL, call TEXT NOT NULL, PRIMARY KEY (object, account)
     ) WITHOUT ROWID
     """,
-    # What a tag names, where that may be believed: whose call it is, and the money.
-    "CREATE TABLE tagged (call TEXT PRIMARY KEY, subject TEXT NOT NULL) WITHOUT ROWID",
+    # What a tag names, or is like, where that may be believed: whose call it is, the money, and by what.
+    """
+    CREATE TABLE tagged (
+        call TEXT PRIMARY KEY, subject TEXT NOT NULL, by_what TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
+    # Calls without an object, by the marks of what they may have made: how many, and when.
+    """
+    CREATE TABLE wanted (
+        mark TEXT NOT NULL, call TEXT NOT NULL, state TEXT NOT NULL, target TEXT NOT NULL,
+        count INTEGER NOT NULL, since_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL,
+        PRIMARY KEY (mark, call)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX wanted_call ON wanted (call)",
     """
     CREATE TABLE line (
         subject TEXT NOT NULL, listed TEXT NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL,
         at_ms INTEGER NOT NULL, state TEXT NOT NULL, about TEXT NOT NULL, amount INTEGER,
         currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL, tag TEXT NOT NULL,
         target TEXT NOT NULL, final INTEGER NOT NULL, rank INTEGER NOT NULL, inside INTEGER NOT NULL,
+        whole INTEGER NOT NULL, estimated INTEGER NOT NULL, note TEXT NOT NULL,
         PRIMARY KEY (subject, rank, listed, id)
     ) WITHOUT ROWID
     """,
@@ -184,6 +205,22 @@ class WorkFile:
                 "UPDATE list SET next = ?, pages = pages + 1 WHERE name = ?", (text, asked.listed)
             )
 
+    def keep_named(self, page: EntryPage) -> None:
+        """Keep what was read of what no list has."""
+        with self.writing():
+            for entry in page.entries:
+                self._keep_entry(entry)
+
+    def unlisted(self) -> list[str]:
+        """Return the objects that calls of the period count for and no list has, in order."""
+        rows = self.db.execute(
+            "SELECT DISTINCT item.name FROM item JOIN call ON call.id = item.call WHERE item.micros <> 0"
+            " AND item.name NOT LIKE 'call:%' AND call.at_ms BETWEEN ? AND ?"
+            " AND NOT EXISTS (SELECT 1 FROM line WHERE line.subject = item.subject) ORDER BY item.name",
+            (self.work.period.since_ms, self.work.period.until_ms),
+        )
+        return [str(row[0]) for row in rows]
+
     def _was_asked(self, text: str) -> bool:
         return self.db.execute("SELECT 1 FROM asked WHERE page = ?", (text,)).fetchone() is not None
 
@@ -207,10 +244,15 @@ class WorkFile:
             entry.counted,
             entry.rank,
             self.work.period.has(entry.at_ms),
+            entry.whole,
+            entry.estimated,
+            redaction.redact(entry.note),
         )
         self.db.execute(f"INSERT OR REPLACE INTO entry VALUES ({','.join('?' * len(values))})", values)
         for other in objects[1:]:
             self.unite(objects[0], other)
+        for mark in entry.marks:
+            self.db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?)", (mark, objects[0], entry.at_ms))
 
     def unite(self, one: str, other: str) -> None:
         """Let two ids stand for one money; inside `writing`."""
@@ -235,7 +277,8 @@ class WorkFile:
                 pass
             self.db.execute(
                 "INSERT INTO line SELECT coalesce(alias.object, entry.object), listed, entry.id, kind, at_ms,"
-                " state, about, amount, currency, micros, open_micros, tag, target, final, rank, inside"
+                " state, about, amount, currency, micros, open_micros, tag, target, final, rank, inside,"
+                " whole, estimated, note"
                 " FROM entry LEFT JOIN alias ON alias.id = entry.object WHERE counted"
             )
 

@@ -21,6 +21,9 @@ MARGIN_MS = 3_600_000
 #: The rank of a line that says when money moved, and not when what moves it was opened: that may be long ago.
 MOVEMENT = 9
 
+#: How the kind of a line ends that nobody here has ordered: others have.
+CAME_IN = " that came in"
+
 
 @dataclass(frozen=True)
 class Period:
@@ -72,6 +75,11 @@ class Entry:
         final: the amount is the last word.
         counted: it counts by itself; else it tells what else is known of `objects` (which are one money),
             or of fees, and adds nothing.
+        whole: the fees are in `micros` that the call was quoted with; else they may lack.
+        estimated: the vendor names no price for it, or not a whole one: `micros` is what luigi.cfg's prices
+            make of it now, and what a call was quoted with stands.
+        note: what the amount is, for people.
+        marks: what requests that may have made it are known by (`OwnBooks.marks_of`).
         rank: of the lines of one money (those that share one of their `objects`) the ones of the lowest rank
             count; the others say the same. `MOVEMENT`: see there.
 
@@ -93,6 +101,7 @@ class Entry:
     final: bool = True
     counted: bool = True
     whole: bool = True
+    estimated: bool = False
     note: str = ""
     marks: tuple[str, ...] = ()
     rank: int = 0
@@ -131,7 +140,7 @@ class OwnBooks(ABC):
         lists: the names of its lists, in the order in which they are read.
         paths: the paths that may be read with the secret: no page leads elsewhere.
         per_second: how many pages are asked for in a second, at the most.
-        operations: what opens something that the lists show, by its operations' names; empty: all that costs.
+        operations: the operations' names of which `marks_of` may tell something.
         shown: how the ids of objects begin that its lists show; empty: all that calls name.
 
     """

@@ -33,6 +33,8 @@ class ResendBooks(OwnBooks):
     lists = ("emails",)
     paths = re.compile(r"/emails(?:/[A-Za-z0-9_-]+)?")
     operations = frozenset({"emails.send", "batch.send"})
+    # Of 5 for the whole team (https://resend.com/docs/api-reference/rate-limit).
+    per_second = 2.0
 
     def own_account(self, settings: VendorSettings, secret: str) -> str:
         return "resend"
@@ -101,6 +103,7 @@ def _entry(one: Mapping[str, Any], reading: Reading) -> Entry:
         micros=0 if canceled else count * email_price(reading.settings),
         target=" ".join(sorted({one for each in people for one in each})),
         final=state != "scheduled",
+        estimated=not canceled,
         note="it was canceled" if canceled else f"{count} x email_price",
         marks=(_mark(one.get("from"), one.get("subject"), people),),
     )

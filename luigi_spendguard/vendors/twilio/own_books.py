@@ -16,7 +16,7 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors.bodies import read_fields, reply_object
 from luigi_spendguard.vendors.model import Reply, is_id
-from luigi_spendguard.vendors.own_books import Entry, EntryPage, OwnBooks, PageRequest, Reading
+from luigi_spendguard.vendors.own_books import CAME_IN, Entry, EntryPage, OwnBooks, PageRequest, Reading
 from luigi_spendguard.vendors.twilio import prices
 from luigi_spendguard.vendors.twilio.operations import RULED, lists_of
 from luigi_spendguard.vendors.twilio.outcomes import made_ms, mark_of, marks_of, read_price
@@ -37,7 +37,9 @@ class TwilioBooks(OwnBooks):
 
     lists = tuple(_LISTS)
     paths = re.compile(rf"{_ACCOUNT}/(?:Messages|Calls)(?:/(?:SM|MM|CA)[0-9a-fA-F]{{32}})?\.json")
-    operations = frozenset({"messages.create", "calls.create"})
+    operations = frozenset({"messages.create"})
+    shown = ("SM", "MM", "CA")
+    per_second = 8.0
 
     def own_account(self, settings: VendorSettings, secret: str) -> str:
         return f"twilio:{settings.own.get('account_sid', '')}"
@@ -110,21 +112,21 @@ def _entry(listed: str, one: Mapping[str, Any], reading: Reading) -> Entry:
     if f"twilio:{one['account_sid']}" != reading.account:
         raise ValueError("a line is of another account")
     price = read_price(one, prices.price_setting(reading.settings, "failed_price"), reading.fx)
-    unit = str(one.get("price_unit") or "").lower()
     parent = one.get("parent_call_sid")
+    parents = (parent,) if isinstance(parent, str) and is_id(parent) and parent else ()
     return Entry(
         listed,
         sid,
         _kind(listed, one),
         made_ms(one),
         status,
-        objects=(sid,),
-        about=(parent,) if isinstance(parent, str) and parent else (),
-        currency=unit,
+        objects=(*parents, sid),  # What a call dials is quoted, and billed, with it.
+        currency=str(one.get("price_unit") or "").lower() if one.get("price") else "",
         micros=price.total_micros,
         target=str(one.get("to") or "").lower(),
         final=price.final,
         whole=price.whole,
+        estimated=price.final and price.total_micros is None,
         note=price.note,
         marks=marks_of(one) if listed == "messages" else (),
     )
@@ -135,7 +137,7 @@ def _kind(listed: str, one: Mapping[str, Any]) -> str:
     direction = str(one.get("direction") or "")
     kind = "message" if listed == "messages" else "call"
     if direction.startswith("inbound"):
-        return f"{kind} that came in"
+        return f"{kind}{CAME_IN}"
     if direction in ("outbound-reply", "outbound-call"):
         return f"{kind} by TwiML"
     return f"{kind} dialled by TwiML" if direction == "outbound-dial" else kind
