@@ -496,7 +496,7 @@ class _Judge:
         if not moved and final:
             text = f"{subject} is {line[_STATE]} at the vendor, and {ledger} is counted for it"
             return self._found(Cause.CANCELLED, text, "--apply gives it back", certain=certain, spent=0)
-        if line[_KIND] in ("message", "call", "email", "verification"):
+        if line[_KIND].startswith(("message", "call", "email")):
             note = f" ({line[_NOTE]})" if line[_NOTE] else ""
             text = f"{subject} costs {vendor} by the vendor's books{note}, and {ledger} is counted"
             return self._found(Cause.PRICE, text, "--apply books it", certain=certain, spent=moved)
