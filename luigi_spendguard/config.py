@@ -47,6 +47,7 @@ class Settings:
         ledger_server: the URL of the server's database that has the ledger; None: it is in the file.
         operator_top_up_usd: in micro-dollars, by how much an operator of role `operate` may raise what is
             one run's; None: without limit.
+        two_operators_above_usd: in micro-dollars, what one operator may raise alone; None: all.
         operators: who is named in `[spendguard_operators]`, by name, with a token here or without.
         fx: USD for one unit of each currency (lower case).
         tags: `[spendguard_tags]`, what runs of a root family are counted under in reports.
@@ -67,6 +68,7 @@ class Settings:
     worker_token: str | None = field(default=None, repr=False)
     operators: Mapping[str, NamedOperator] = field(default_factory=dict)
     operator_top_up_usd: Micros | None = None
+    two_operators_above_usd: Micros | None = None
     gateway_url: str | None = None
     vendor_tasks: tuple[str, ...] = ()
     on_blocked: str = "exit"
@@ -130,6 +132,7 @@ class Settings:
             "daily_cap_usd": _shown(caps.day),
             "approve_above_usd": _shown(caps.single),
             "operator_top_up_usd": _shown(self.operator_top_up_usd),
+            "two_operators_above_usd": _shown(self.two_operators_above_usd),
             "suspect_duplicates": {name: caps.duplicates(name) for name in VENDORS},
             "mode": "shadow" if caps.shadow else "enforce",
             "forecast": self.forecast,
@@ -138,6 +141,17 @@ class Settings:
             "family_caps": {family: _shown(cap) for family, cap in sorted(caps.task_families.items())},
             "vendors": {name: vendor_in_force(self.vendor(name)) for name in VENDORS},
         }
+
+    @property
+    def lacks_operators(self) -> str:
+        """Why no top-up above `two_operators_above_usd` can be made; "" where one can, or needs no second."""
+        if self.two_operators_above_usd is None or len([*operators.who_may(self.operators, "operate")]) > 1:
+            return ""
+        return (
+            "[spendguard] two_operators_above_usd: no top-up above "
+            f"{format_usd(self.two_operators_above_usd)} can be made, as "
+            f"[{OPERATORS}] names no two operators of role operate or admin"
+        )
 
     @property
     def longest_timeout_s(self) -> float:

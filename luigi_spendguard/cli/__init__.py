@@ -12,7 +12,19 @@ import sys
 import click
 
 from luigi_spendguard import __version__, config
-from luigi_spendguard.cli import backups, books, changes, check, keys, proof, queries, reports, spool, upkeep
+from luigi_spendguard.cli import (
+    backups,
+    books,
+    changes,
+    check,
+    keys,
+    proof,
+    queries,
+    reports,
+    spool,
+    top_ups,
+    upkeep,
+)
 from luigi_spendguard.cli.api_client import Operator, OperatorError, scheduler_url
 from luigi_spendguard.cli.context import Stop
 from luigi_spendguard.cli.tokens import token_for
@@ -24,6 +36,9 @@ COMMANDS: tuple[click.Command, ...] = (
     reports.report,
     changes.revoke,
     changes.top_up,
+    top_ups.top_ups,
+    top_ups.confirm,
+    top_ups.withdraw,
     changes.approve,
     changes.resolve,
     keys.keys,

@@ -25,7 +25,7 @@ def _request_id(ctx: click.Context, param: click.Parameter, value: str | None) -
     return value or str(uuid.uuid4())
 
 
-_REQUEST_ID = click.option(
+REQUEST_ID = click.option(
     "--request-id",
     default=None,
     callback=_request_id,
@@ -67,7 +67,7 @@ def _say_what_is_next(run: Mapping[str, Any], name: str, does: str) -> None:
 @click.option("--vendor", help="Raise this vendor's budget in the run, not the run's cap.")
 @click.option("--day", is_flag=True, help="Let the run pass the day's cap of all runs by so much, today.")
 @click.option("--dry-run", is_flag=True, help="Only say what is needed, and what it would free.")
-@_REQUEST_ID
+@REQUEST_ID
 def top_up(run_id: str, usd: Micros | None, dry_run: bool, request_id: str, **inside: Any) -> None:
     """Raise a run's cap by USD, or a budget inside it; its blocked tasks may run again.
 
@@ -94,6 +94,9 @@ def top_up(run_id: str, usd: Micros | None, dry_run: bool, request_id: str, **in
     assert usd is not None
     body = {"usd": plain_usd(usd), "request_id": request_id, **target}
     run_id, run = on_run(run_id, lambda one: operator_of().post(path_of("runs", one, "top_up"), body))
+    if "waiting" in run:
+        click.echo(_repeated(run, request_id) + _waits(run["waiting"]))
+        return
     click.echo(_repeated(run, request_id) + _topped_up(run_id, run, target))
     if "top_up" in run and (run["top_up"]["blocked"] or run["top_up"]["thaws"]):
         click.echo(freed_text(run["top_up"], done=True))
@@ -104,6 +107,18 @@ def top_up(run_id: str, usd: Micros | None, dry_run: bool, request_id: str, **in
             f"It has {money_of('overrun')(run)} overrun, which the vendor billed beyond what was reserved: "
             "that counts against what remains. `spendguard calls` shows it."
         )
+
+
+def _waits(row: Mapping[str, Any]) -> str:
+    """Say what a top-up waits for that one operator does not make alone."""
+    amount = format_usd(parse_usd(row["usd"]))
+    if row["state"] != "waiting":
+        return f"{row['id']}, a top-up of {amount}, is {row['state']}."
+    return (
+        f"Nothing is raised yet: {row['id']}, a top-up of {amount}, waits for a second operator "
+        f"({' or '.join(row['confirmers'])}), who confirms it with {command('confirm', row['id'])}; "
+        f"{command('withdraw', row['id'])} takes it back."
+    )
 
 
 def _weighed(run_id: str, query: Mapping[str, str]) -> Any:
@@ -149,7 +164,7 @@ def _topped_up(run_id: str, run: Mapping[str, Any], target: Mapping[str, Any]) -
     metavar="CALL",
     help="Another task's call beside which that task's call waits: it is another payment.",
 )
-@_REQUEST_ID
+@REQUEST_ID
 def approve(
     run_id: str,
     unknown_tasks: int,
@@ -230,7 +245,7 @@ def _shown_forecast(run_id: str) -> tuple[Micros, int]:
 @click.option("--object", "object_id", help="The vendor's object that it opened, such as pi_….")
 @click.option("--overrun", is_flag=True, help="Yes, more was spent than was reserved, or fits.")
 @click.option("--correct", is_flag=True, help="Correct what was said of it before.")
-@_REQUEST_ID
+@REQUEST_ID
 def resolve(
     call_id: str,
     spent: Micros | None,

@@ -28,6 +28,9 @@ from luigi_spendguard.cli.tables import (
     RUN_COLUMNS,
     RUN_FIELDS,
     RUN_FILTERS,
+    TOP_UP_COLUMNS,
+    TOP_UP_FIELDS,
+    TOP_UP_FILTERS,
     Column,
     plain,
     table_lines,
@@ -82,6 +85,7 @@ class Listed:
 
 RUNS = Listed("runs", "/runs", "run_id", RUN_COLUMNS, RUN_FIELDS, RUN_FILTERS)
 CALLS = Listed("calls", "/calls", "seq", CALL_COLUMNS, CALL_FIELDS, CALL_FILTERS, {"total": "true"})
+TOP_UPS = Listed("top-ups", "/top_ups", "id", TOP_UP_COLUMNS, TOP_UP_FIELDS, TOP_UP_FILTERS, None)
 KEYS = Listed("keys", "/vault/keys", "id", KEY_COLUMNS, KEY_FIELDS, KEY_FILTERS, None)
 
 

@@ -105,6 +105,11 @@ def money_of(name: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: format_usd(parse_usd(row[f"{name}_usd"]))
 
 
+def usd_of(row: Mapping[str, Any]) -> str:
+    """Return the amount that an API object is about."""
+    return format_usd(parse_usd(row["usd"]))
+
+
 def time_of(name: str) -> Callable[[Mapping[str, Any]], str]:
     """Return what shows a time of an API object."""
 
@@ -150,6 +155,19 @@ KEY_COLUMNS: Sequence[Column] = (
 )
 
 
+TOP_UP_COLUMNS: Sequence[Column] = (
+    ("top-up", lambda row: row["id"]),
+    ("state", lambda row: row["state"]),
+    ("amount", usd_of),
+    ("run", lambda row: row["run_id"]),
+    ("budget", lambda row: f"{row['scope']} {row['part']}".rstrip()),
+    ("asked by", lambda row: row["asked_by"]),
+    ("asked", time_of("asked_at")),
+    ("expires", time_of("expires_at")),
+    ("ended by", lambda row: row["ended_by"] or ""),
+    ("may confirm", lambda row: ", ".join(row["confirmers"])),
+)
+TOP_UP_FILTERS = {"run": ("run",), "state": ("state",)}
 KEY_FILTERS = {"run": ("run",)}
 
 
@@ -417,4 +435,8 @@ KEY_FIELDS = (
     *("daily_usd_cap", "key_day_spent_usd", "key_day_remaining_usd"),
     "run_remaining_usd",
     *("allowed_endpoints", "allowed_customers", "allowed_accounts"),
+)
+TOP_UP_FIELDS = (
+    *("id", "run_id", "scope", "part", "usd", "state", "asker", "asked_by", "asked_at", "expires_at"),
+    *("ended_by", "ended_at", "confirmers"),
 )

@@ -24,6 +24,7 @@ _KIND = (
 #: Of the journal: what an operator did. What pruning says of each budget is no entry of its own.
 _DONE = (
     "(journal.kind = 'top_up'"
+    " OR journal.kind IN ('ask_top_up','withdraw_top_up')"
     " OR journal.kind IN ('approve','revoke','operator','prune','forget') AND journal.budget_id IS NULL)"
 )
 #: What a vendor, or a later look at it, said of an amount; an operator's word is an entry beside it.
@@ -109,6 +110,8 @@ def _resolution(row: Row) -> dict[str, Any]:
 
 _READ: Mapping[str, Callable[[Row], dict[str, Any]]] = {
     "top_up": _top_up,
+    "ask_top_up": _top_up,
+    "withdraw_top_up": _top_up,
     "approve": _approval,
     "resolve": _resolution,
     "revoke": lambda row: {},

@@ -11,7 +11,10 @@ from luigi_spendguard.ledger.budgets import WITH_REMAINING, last_entry
 from luigi_spendguard.ledger.database import Row, Tx
 
 #: The journal's entries that are looked at; `set_cap` says only that a cap may be reached anew.
-_KINDS = "('open','close','top_up','set_cap','approve','issue','revoke','doubt','operator','forget')"
+_KINDS = (
+    "('open','close','top_up','ask_top_up','withdraw_top_up','set_cap','approve','issue','revoke','doubt',"
+    "'operator','forget')"
+)
 #: Scopes of the caps that a log speaks of: what a single task said of itself is none.
 _CAPS = "('run','day','family','vendor','key','key_day','beyond_day')"
 #: How approvals are noted, in micro-dollars: of a forecast, with its tasks of unknown cost; of a task,

@@ -232,6 +232,27 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         # Keep what a run is counted under in reports; find what was spent in a period.
         "ALTER TABLE run ADD COLUMN tags TEXT NOT NULL DEFAULT '{}'",
         "CREATE INDEX journal_spent ON journal (at) WHERE spent_micros <> 0 OR overrun_micros <> 0",
+        # Make room for top-ups that wait for a second operator.
+        """
+        CREATE TABLE top_up_request (
+            id VARCHAR(255) NOT NULL PRIMARY KEY,
+            request_id VARCHAR(255) NOT NULL,
+            run_id VARCHAR(255) NOT NULL,
+            scope VARCHAR(255) NOT NULL,
+            part VARCHAR(255) NOT NULL,
+            amount_micros INTEGER NOT NULL,
+            asked_by VARCHAR(255) NOT NULL,
+            asked_from TEXT NOT NULL,
+            asked_at INTEGER NOT NULL,
+            expires_at INTEGER NOT NULL,
+            state VARCHAR(255) NOT NULL CHECK (state IN ('waiting','confirmed','withdrawn')),
+            ended_at INTEGER,
+            ended_from TEXT NOT NULL,
+            confirm_id VARCHAR(255)
+        ) WITHOUT ROWID
+        """,
+        "CREATE UNIQUE INDEX top_up_request_request_id ON top_up_request (request_id)",
+        "CREATE INDEX top_up_request_run_id ON top_up_request (run_id)",
     ),
 }
 #: The format that this version reads and writes.

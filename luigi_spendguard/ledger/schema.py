@@ -391,6 +391,33 @@ class CallTargetTable(_Table):
         without_rowid = True
 
 
+class TopUpRequestTable(_Table):
+    """A top-up that waits, or has waited, for a second operator.
+
+    `asked_by` is the name of who has asked for it, `asked_from` that and from where, as `ended_from` is of
+    who has ended it. `request_id` is that of the asking, `confirm_id` that of the top-up it has become.
+    """
+
+    id = CharField(primary_key=True)
+    request_id = CharField(unique=True)
+    run_id = CharField(index=True)
+    scope = CharField()
+    part = CharField()
+    amount_micros = BigIntegerField()
+    asked_by = CharField()
+    asked_from = TextField()
+    asked_at = BigIntegerField()
+    expires_at = BigIntegerField()
+    state = CharField(constraints=[Check("state IN ('waiting','confirmed','withdrawn')")])
+    ended_at = BigIntegerField(null=True)
+    ended_from = TextField()
+    confirm_id = CharField(null=True)
+
+    class Meta:
+        table_name = "top_up_request"
+        without_rowid = True
+
+
 class JournalTable(_Table):
     """Every change of every total, append-only; the totals of `budget` can be computed from it."""
 
@@ -486,6 +513,7 @@ TABLES: tuple[type[peewee.Model], ...] = (
     TurnTable,
     PriceDueTable,
     CallTargetTable,
+    TopUpRequestTable,
     JournalTable,
     AuditBlockTable,
     AuditRowTable,

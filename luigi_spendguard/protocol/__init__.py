@@ -89,7 +89,12 @@ VERDICTS = (
     *(f"denied:{why}" for why in (*DENIAL_STATUS, DUPLICATE)),
 )
 #: What operators do; and, last, what vendors say later of an amount.
-ACTIONS = ("top_up", "approve", "revoke", "revoke_key", "resolve", "prune", "forget", "correction")
+ACTIONS = (
+    *("top_up", "ask_top_up", "withdraw_top_up", "approve", "revoke", "revoke_key", "resolve"),
+    *("prune", "forget", "correction"),
+)
+#: What becomes of a top-up that waits for a second operator.
+TOP_UP_STATES = ("waiting", "confirmed", "withdrawn", "expired")
 #: How a call may end: its reservation is settled, voided or in doubt.
 ENDS = ("settle", "void", "doubt")
 #: Verdicts on a call that asks again.

@@ -60,6 +60,21 @@ class TopUpRequest(Message):
 
 
 @dataclass(frozen=True)
+class OneTopUp(Message):
+    """A top-up that waits for a second operator, named by its id."""
+
+    id: Text
+
+
+@dataclass(frozen=True)
+class ConfirmRequest(Message):
+    """A top-up that waits, and that its second operator confirms."""
+
+    id: Text
+    request_id: RequestId | None = None
+
+
+@dataclass(frozen=True)
 class ApproveRequest(Message):
     """What is approved of a run, as it was shown: its forecast, or what one task may cost.
 

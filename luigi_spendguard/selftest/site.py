@@ -90,6 +90,7 @@ _REPLACED = (
     "admin_token",
     "admin_token_file",
     "operator_top_up_usd",
+    "two_operators_above_usd",
     "worker_token",
     "worker_token_file",
 )

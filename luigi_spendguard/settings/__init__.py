@@ -122,6 +122,13 @@ MAIN: tuple[Setting, ...] = (
     ),
     Setting(
         PREFIX,
+        "two_operators_above_usd",
+        values.usd,
+        "none: each operator tops up alone",
+        "A top-up above it, or several of one operator's that come to more, waits for a second operator.",
+    ),
+    Setting(
+        PREFIX,
         "vendor_tasks",
         values.names,
         "none",

@@ -10,10 +10,12 @@ from luigi_spendguard.protocol import rpcs
 from luigi_spendguard.protocol.messages import Message, NoFields
 from luigi_spendguard.protocol.operators import (
     ApproveRequest,
+    ConfirmRequest,
     ForgetRequest,
     ListKeysRequest,
     OneKey,
     OneRun,
+    OneTopUp,
     PruneRequest,
     ResolveRequest,
     TaskCostsRequest,
@@ -21,7 +23,7 @@ from luigi_spendguard.protocol.operators import (
 )
 from luigi_spendguard.protocol.rpcs import Rpc
 from scheduler_patch.api import keys, openapi, queries, reports, runs
-from scheduler_patch.api.handler import ApiCall, ApiHandler, Endpoint, Lost
+from scheduler_patch.api.handler import Accepted, ApiCall, ApiHandler, Endpoint, Lost
 from scheduler_patch.service import LedgerService, operators
 from scheduler_patch.service.blocked import explain_blocked
 
@@ -70,7 +72,19 @@ async def _revoke(service: LedgerService, call: ApiCall, request: OneRun) -> Any
 async def _top_up(service: LedgerService, call: ApiCall, request: TopUpRequest) -> Any:
     freed = await operators.top_up(service, request, call.caller)
     repeated = freed.pop("repeated")
+    if "waiting" in freed:
+        answer = await runs.changed_run(service, request.run_id) | freed | {"repeated": repeated}
+        return Accepted(answer) if freed["waiting"]["state"] == "waiting" else answer
     return await runs.changed_run(service, request.run_id) | {"top_up": freed, "repeated": repeated}
+
+
+async def _confirm(service: LedgerService, call: ApiCall, request: ConfirmRequest) -> Any:
+    done = await operators.confirm(service, request, call.caller)
+    return await runs.changed_run(service, done["confirmed"]["run_id"]) | done
+
+
+async def _withdraw(service: LedgerService, call: ApiCall, request: OneTopUp) -> Any:
+    return await operators.withdraw(service, request.id)
 
 
 async def _approve(service: LedgerService, call: ApiCall, request: ApproveRequest) -> Any:
@@ -128,6 +142,9 @@ ROUTES = (
     Route("/runs/{run_id}/top_up", {"GET": Endpoint("read", OneRun, runs.top_up), "POST": _TOP_UP}),
     Route("/runs/{run_id}/approve", {"POST": _APPROVE}),
     Route("/whoami", {"GET": Endpoint("list", NoFields, queries.whoami)}),
+    Route("/top_ups", {"GET": Endpoint("read", NoFields, queries.top_ups)}),
+    Route("/top_ups/{id}", {"DELETE": Endpoint("operate", OneTopUp, _withdraw)}),
+    Route("/top_ups/{id}/confirm", {"POST": Endpoint("operate", ConfirmRequest, _confirm)}),
     Route("/settings", {"GET": Endpoint("read", NoFields, queries.settings)}),
     Route("/status", {"GET": Endpoint("read", NoFields, queries.status)}),
     Route("/day", {"GET": Endpoint("read", NoFields, queries.day)}),

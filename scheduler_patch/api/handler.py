@@ -71,6 +71,12 @@ def limit_of(who: str) -> int:
     return MAX_ANYBODYS if who in ("public", "read", "holder") else MAX_REQUEST
 
 
+class Accepted(NamedTuple):
+    """An answer that says that something waits for somebody else (HTTP 202)."""
+
+    body: Any
+
+
 class Created(NamedTuple):
     """An answer that says that something was made (HTTP 201)."""
 
@@ -125,7 +131,8 @@ class ApiHandler(Bounded):
             if endpoint.who in NEEDED:
                 ACTOR.set(self._caller.actor)
             answer = await endpoint.act(self._service, ApiCall(self, self._caller), request)
-            status, answer = (201, answer.body) if isinstance(answer, Created) else (200, answer)
+            status = 201 if isinstance(answer, Created) else 202 if isinstance(answer, Accepted) else 200
+            answer = answer.body if isinstance(answer, (Created, Accepted)) else answer
             self._answer(status, {"response": answer} if self._wrap else answer)
         except Exception as error:
             self.refuse(error)

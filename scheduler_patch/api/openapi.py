@@ -12,8 +12,16 @@ from luigi_spendguard.ledger.overview import SORTS
 from luigi_spendguard.ledger.reports import GROUPS
 from luigi_spendguard.ledger.reports.days import SPLITS
 from luigi_spendguard.ledger.reports.period import MOST
-from luigi_spendguard.protocol import ACTIONS, CALL_STATES, RUN_STATUSES, VERDICTS, ReserveReply, messages
-from luigi_spendguard.protocol.operators import ResolveRequest
+from luigi_spendguard.protocol import (
+    ACTIONS,
+    CALL_STATES,
+    RUN_STATUSES,
+    TOP_UP_STATES,
+    VERDICTS,
+    ReserveReply,
+    messages,
+)
+from luigi_spendguard.protocol.operators import ResolveRequest, TopUpRequest
 from luigi_spendguard.protocol.rpcs import IssueKeyRequest
 from luigi_spendguard.settings.operators import ROLES
 from luigi_spendguard.vendors.registry import VENDORS
@@ -97,6 +105,12 @@ _QUERIES: Mapping[str, dict[str, messages.Schema]] = {
     "GET /reports/denied": _PERIOD,
     "GET /reports/forecast": {**_PERIOD, "limit": _ROWS},
     "GET /reports/days": {"split": {"type": "string", "enum": list(SPLITS)}, **_PERIOD},
+    "GET /top_ups": {
+        "run": TEXT,
+        "state": {"type": "string", "enum": list(TOP_UP_STATES)},
+        "limit": _PAGE,
+        "before": TEXT,
+    },
     "GET /totals": {"since": _MOMENT, "until": _MOMENT},
     "GET /runs/{run_id}/spending": {"by": {"type": "string", "enum": ["vendor", "family"]}},
 }
@@ -169,6 +183,10 @@ def _operation(method: str, path: str, endpoint: Endpoint[Any]) -> dict[str, Any
             },
         },
     }
+    if endpoint.request is TopUpRequest:
+        described["responses"]["202"] = described["responses"][done] | {
+            "description": "Nothing was raised yet: it waits for a second operator."
+        }
     if parameters := _parameters(method, path):
         described["parameters"] = parameters
     if (body := _body(endpoint, path)) is not None:

@@ -9,14 +9,15 @@ from luigi_spendguard import __version__
 from luigi_spendguard.ledger import actions as done
 from luigi_spendguard.ledger import overview, queries
 from luigi_spendguard.ledger import totals as sums
+from luigi_spendguard.ledger.top_ups import RequestFilter
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.protocol import ACTIONS, CALL_STATES, VERDICTS
+from luigi_spendguard.protocol import ACTIONS, CALL_STATES, TOP_UP_STATES, VERDICTS
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
 from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest
 from luigi_spendguard.settings.operators import ROLES
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import ApiCall
-from scheduler_patch.service import LedgerService
+from scheduler_patch.service import LedgerService, operators
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,15 @@ async def actions(service: LedgerService, call: ApiCall, request: NoFields) -> A
     return call.page(await service.browse(done.actions, which) or [], limit, "seq")
 
 
+async def top_ups(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
+    """Return a page of top-ups that wait, or have waited, for a second operator, newest first."""
+    call.query_only("run", "state", "limit", "before")
+    limit = call.number("limit", 1000, 1, 1000)
+    state, before = call.choice("state", TOP_UP_STATES), call.query("before")
+    which = RequestFilter(call.run(), state, before, limit + 1)
+    return call.page(await operators.waiting(service, which), limit, "id")
+
+
 async def totals(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     """Return what the calls of all runs have come to, in a range of time."""
     call.query_only("since", "until")
@@ -165,11 +175,13 @@ async def whoami(service: LedgerService, call: ApiCall, request: NoFields) -> An
     """Return which operator asks, and what that one may do."""
     call.query_only()
     caller, limit = call.caller, service.settings.operator_top_up_usd
+    alone = service.settings.two_operators_above_usd
     return {
         "name": caller.name or None,
         "shown": caller.shown,
         "role": caller.role,
         "may": [role for role in ROLES if caller.may(role)],
+        "alone_usd": None if alone is None else plain_usd(alone),
         "top_up_usd": None if limit is None or caller.may("admin") else plain_usd(limit),
     }
 

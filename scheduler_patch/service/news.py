@@ -15,6 +15,7 @@ from luigi_spendguard.counted import counted
 from luigi_spendguard.ledger import history
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.ledger.history import Approval, Found
+from luigi_spendguard.ledger.top_ups import amount_of
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.protocol import DUPLICATE, command
 from luigi_spendguard.protocol.commands import rounded, top_up
@@ -210,6 +211,11 @@ def _topped_up(row: Row) -> str:
     return f" is topped up by {format_usd(row['more_micros'])}: its cap{of} is {format_usd(row['cap'])}"
 
 
+def _asked(row: Row) -> str:
+    inside = row["note"].partition(" ")[2]
+    return f"{format_usd(amount_of(row['note']))} {inside}"
+
+
 def _approved(row: Row) -> str:
     said = Approval.of(row["note"])
     if said is None:
@@ -244,13 +250,15 @@ _TELL: dict[str, Callable[[Row], str]] = {
     "open": _opened,
     "close": lambda row: " has ended",
     "top_up": _topped_up,
+    "ask_top_up": lambda row: f": a top-up of {_asked(row)} waits for a second operator",
+    "withdraw_top_up": lambda row: f": a top-up of {_asked(row)} is withdrawn",
     "approve": _approved,
     "revoke": _revoked,
     "issue": _issued,
     "operator": lambda row: f": {call_text(row)} is resolved as {row['note']}",
 }
 #: Those that somebody has done.
-_OPERATORS = ("top_up", "approve", "revoke", "issue", "operator")
+_OPERATORS = ("top_up", "ask_top_up", "withdraw_top_up", "approve", "revoke", "issue", "operator")
 
 
 def _overrun(row: Row, *, frozen: bool) -> str:

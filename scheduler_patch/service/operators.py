@@ -7,23 +7,33 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import corrections, duplicates, pruning, queries, runs, snapshot
+from luigi_spendguard.errors import Conflict, NotFound
+from luigi_spendguard.ledger import corrections, duplicates, pruning, queries, runs, snapshot, top_ups
 from luigi_spendguard.ledger.budgets import is_known, last_entry, runs_since
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.top_ups import TopUp
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.protocol import GRANT_SECONDS, command
-from luigi_spendguard.protocol.operators import ApproveRequest, PruneRequest, ResolveRequest, TopUpRequest
+from luigi_spendguard.protocol.operators import (
+    ApproveRequest,
+    ConfirmRequest,
+    PruneRequest,
+    ResolveRequest,
+    TopUpRequest,
+)
 from scheduler_patch.dispatch import feed, holds
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.dispatch.trial import Target
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.callers import ADMIN, Caller
+from scheduler_patch.service.four_eyes import Rights
 from scheduler_patch.service.ledger import Booked
-from scheduler_patch.service.top_ups import MostRaised, outcome, weigh
+from scheduler_patch.service.top_ups import outcome, weigh
+
+T = TypeVar("T")
 
 
 async def revoke(service: LedgerService, run_id: str) -> int:
@@ -50,15 +60,53 @@ async def in_force(service: LedgerService, pending: Callable[[Tx, str], int], na
 
 
 async def top_up(service: LedgerService, request: TopUpRequest, caller: Caller = ADMIN) -> dict[str, Any]:
-    """Raise a run's cap, or one inside it; return what it frees.
+    """Raise a run's cap, or one inside it; return what it frees, or what waits for a second operator.
 
     Raises BadAmount, NotFound, Conflict, Refused (it is more than the caller may).
     """
     amount, target = parse_usd(request.usd), target_of(request)
     before = await weigh(service, request.run_id, target, amount)
-    most = MostRaised.of(caller, service.settings)
-    repeated = await service.commit(_top_up, request, amount, _inside(service, target), most)
+    asked = TopUp(request.run_id, _inside(service, target), amount, _id_of(request))
+    waits, repeated = await service.commit(_top_up, asked, Rights(caller, service.settings))
+    if waits is not None:
+        return {"waiting": _shown(service, waits), "repeated": repeated}
     return await outcome(service, replace(before, amount=0) if repeated else before) | {"repeated": repeated}
+
+
+async def confirm(service: LedgerService, request: ConfirmRequest, caller: Caller) -> dict[str, Any]:
+    """Make a top-up that waits for a second operator, who asks for that; return what it frees.
+
+    Raises NotFound, Conflict (it waits no more, or cannot be made any more), Refused (who asks is not another
+    operator, or may not top up so much).
+    """
+    row = await service.read(top_ups.request_row, request.id)
+    if row is None:
+        raise NotFound("there is no such top-up: nothing waits here")
+    target = Target(row["scope"], row["part"])
+    before = await weigh(service, row["run_id"], target, row["amount_micros"])
+    request_id = request.request_id or secrets.token_hex(16)
+    asked = TopUp(row["run_id"], _inside(service, target), Micros(row["amount_micros"]), request_id)
+    done, repeated = await service.commit(_confirm, request.id, asked, Rights(caller, service.settings))
+    freed = await outcome(service, replace(before, amount=0) if repeated else before)
+    return {"top_up": freed, "confirmed": _shown(service, done), "repeated": repeated}
+
+
+async def withdraw(service: LedgerService, name: str) -> dict[str, Any]:
+    """Let a top-up wait no more; it raises nothing then. Raises NotFound, Conflict."""
+    row, repeated = await service.record(top_ups.withdraw, name)
+    return _shown(service, row) | {"repeated": repeated}
+
+
+async def waiting(service: LedgerService, which: top_ups.RequestFilter) -> list[dict[str, Any]]:
+    """Return what waits and has waited for a second operator, newest first. Raises NotFound."""
+    return [_shown(service, row) for row in await service.browse(top_ups.requests, which) or []]
+
+
+def _shown(service: LedgerService, row: Row) -> dict[str, Any]:
+    """Return a top-up that waits for people, with who may confirm it."""
+    waits = row["shown_state"] == "waiting"
+    seconds = Rights(ADMIN, service.settings).seconds(row["asked_by"]) if waits else []
+    return top_ups.show(row) | {"confirmers": seconds}
 
 
 def target_of(request: TopUpRequest) -> Target:
@@ -185,25 +233,36 @@ def _revoke(tx: Tx, run_id: str) -> Booked[None]:
     return Booked(None, snapshot.of_run(tx, run_id))
 
 
-def _top_up(
-    tx: Tx, request: TopUpRequest, amount: Micros, inside: runs.Inside | None, most: MostRaised
-) -> Booked[bool]:
-    """Top up; it comes with whether that was done before."""
-    request_id = _id_of(request)
-    repeated = is_known(tx, request_id)
+def _top_up(tx: Tx, asked: TopUp, rights: Rights) -> Booked[tuple[Row | None, bool]]:
+    """Top up, or let it wait, which is the row it comes with; and with whether that was done before."""
+    if (waits := top_ups.known(tx, asked)) is not None:
+        return Booked((waits, True), None)
+    repeated = is_known(tx, asked.request_id)
     if not repeated:
-        most.check(tx, request.run_id, amount)
-    if inside is None:
-        runs.top_up(tx, request.run_id, amount, request_id)
-    else:
-        runs.top_up_inside(tx, request.run_id, inside, amount, request_id)
+        rights.check(tx, asked.run_id, asked.amount)
+        if rights.must_wait(tx, asked):
+            return Booked((top_ups.ask(tx, asked, rights.caller.name), False), None)
+    top_ups.make(tx, asked)
+    return _raised(tx, asked.run_id, (None, repeated))
+
+
+def _confirm(tx: Tx, name: str, asked: TopUp, rights: Rights) -> Booked[tuple[Row, bool]]:
+    """Confirm what waits; it comes with whether that was done before."""
+    row = top_ups.request_row(tx, name)
+    if row["confirm_id"] != asked.request_id:
+        rights.check_second(tx, name, asked.amount)
+    return _raised(tx, asked.run_id, top_ups.confirm(tx, name, asked))
+
+
+def _raised(tx: Tx, run_id: str, answer: T) -> Booked[T]:
+    """Return what the gate hears of a run whose budgets were raised."""
     day, seen = snapshot.today(tx), last_entry(tx)
 
     def tell(state: DispatchState) -> None:
         if day is not None:
             feed.feed_day(state, day, seen)
 
-    return Booked(repeated, snapshot.of_run(tx, request.run_id), tell)
+    return Booked(answer, snapshot.of_run(tx, run_id), tell)
 
 
 def _approve(

@@ -21,7 +21,11 @@ def say_mode(settings: Settings, before: Settings | None = None) -> None:
 
 
 def say_problems(settings: Settings) -> None:
-    """Say what is wrong with the vendors' sections, whoever has their secrets: one file may be for all."""
+    """Say what is wrong with the vendors' sections, whoever has their secrets: one file may be for all; and
+    where two operators are needed and there are not two.
+    """
+    if problem := settings.lacks_operators:
+        logger.warning("%s", problem)
     for vendor in settings.vendors:
         for problem in vendor_in_force(settings.vendor(vendor))["problems"]:
             logger.warning("%s", problem)

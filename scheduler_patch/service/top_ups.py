@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luigi_spendguard.config import Settings
-from luigi_spendguard.http.relay import Refused
-from luigi_spendguard.ledger.database import Tx
-from luigi_spendguard.ledger.top_ups import raised_by
-from luigi_spendguard.money import Micros, format_usd, plain_usd
+from luigi_spendguard.money import plain_usd
 from luigi_spendguard.protocol.commands import rounded, top_up
 from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import RunState, TaskState
@@ -18,42 +14,7 @@ from scheduler_patch.dispatch.trial import Target, Trial, unblocked
 from scheduler_patch.scheduler.slices import in_slices
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standing_of
 from scheduler_patch.service import LedgerService
-from scheduler_patch.service.callers import Caller, who_could
 from scheduler_patch.service.reasons import gather
-
-
-@dataclass(frozen=True)
-class MostRaised:
-    """By how much a caller may raise one run's budgets in all.
-
-    Attributes:
-        limit: in micro-dollars; None: by as much as they like.
-        could: who may raise them further.
-
-    """
-
-    caller: Caller
-    limit: Micros | None
-    could: str
-
-    @classmethod
-    def of(cls, caller: Caller, settings: Settings) -> MostRaised:
-        """Return what luigi.cfg says of a caller."""
-        limit = None if caller.may("admin") else settings.operator_top_up_usd
-        return cls(caller, limit, who_could(settings, "admin"))
-
-    def check(self, tx: Tx, run_id: str, amount: Micros) -> None:
-        """Raise Refused for a top-up that comes to more, with those that were made before."""
-        who = self.caller.shown
-        if self.limit is None or (done := raised_by(tx, run_id, who)) + amount <= self.limit:
-            return
-        raise Refused(
-            403,
-            "forbidden",
-            f"you are {who}, of role {self.caller.role}: you may raise the budgets of one run by "
-            f"{format_usd(self.limit)} in all ([spendguard] operator_top_up_usd), and have raised those of "
-            f"this one by {format_usd(done)}; more needs role admin, which {self.could}",
-        )
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,14 @@ from tests.support.asking import ADMIN, WORKER, WRONG, Case, Reply, send
 from tests.support.processes import wait_until
 from tests.support.site import Site
 
-TOKENS = {name: f"{name}-" + f"{number}d" * 16 for number, name in enumerate(("reader", "alice", "boss"))}
-ROLES = {"reader": "read", "alice": "operate", "boss": "admin"}
-NAMED = {"spendguard_operators": TOKENS, "spendguard_roles": {"reader": "read", "boss": "admin"}}
+TOKENS = {
+    name: f"{name}-" + f"{number}d" * 16 for number, name in enumerate(("reader", "alice", "boss", "second"))
+}
+ROLES = {"reader": "read", "alice": "operate", "boss": "admin", "second": "admin"}
+NAMED = {
+    "spendguard_operators": TOKENS,
+    "spendguard_roles": {"reader": "read", "boss": "admin", "second": "admin"},
+}
 AGE_MS = 90 * 86_400_000
 _RUNS = itertools.count()
 
@@ -36,7 +41,9 @@ def settings(**main: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def staffed(tmp_path_factory: pytest.TempPathFactory, shared_site: Site) -> Iterator[Site]:
     with Site(
-        tmp_path_factory.mktemp("staffed"), stripe=shared_site.stripe, **settings(operator_top_up_usd=50)
+        tmp_path_factory.mktemp("staffed"),
+        stripe=shared_site.stripe,
+        **settings(operator_top_up_usd=50, two_operators_above_usd=1000),
     ) as site:
         Case(site)  # There is a ledger.
         yield site
@@ -71,6 +78,21 @@ def customer_of(case: Case) -> str:
     return customer
 
 
+def log_of(site: Site) -> str:
+    """Return luigid's log once it has said what was asked for."""
+    log = site.folder / "luigid.log"
+    wait_until(lambda: "waits for a second operator, by boss" in log.read_text(), what="the log")
+    return log.read_text()
+
+
+def waiting(case: Case) -> str:
+    """Let a top-up of $2 wait for another operator than the second one; return its id."""
+    assert case.top_up({"usd": "1000"}, TOKENS["second"]).status == 200
+    reply = case.top_up({"usd": "2"}, TOKENS["second"])
+    assert reply.status == 202
+    return str(reply.json["waiting"]["id"])
+
+
 #: How each change that a person makes is asked for: the values of its path, and its body.
 Asked = tuple[dict[str, str], dict[str, Any] | None]
 CHANGES: dict[str, Callable[[Case], Asked]] = {
@@ -90,6 +112,8 @@ CHANGES: dict[str, Callable[[Case], Asked]] = {
         {"run_id": case.run_id},
         {"usd": "5", "task_id": case.pretender.task_id},
     ),
+    "POST /top_ups/{id}/confirm": lambda case: ({"id": waiting(case)}, {}),
+    "DELETE /top_ups/{id}": lambda case: ({"id": waiting(case)}, None),
     "POST /calls/{id}/resolve": lambda case: ({"id": case.doubted()}, {"spent_usd": "2"}),
     "POST /forget": lambda case: ({}, {"customer": customer_of(case)}),
     "POST /prune": lambda case: ({}, {"before": over(case)}),
@@ -132,12 +156,15 @@ def test_what_a_person_changes_is_kept_as_theirs(staffed: Site, route: str) -> N
     with staffed.books() as tx:
         found = tx.all("SELECT kind, actor FROM journal WHERE id > ? AND actor <> ''", before)
     assert found, reply
-    assert {row["actor"] for row in found} == {"boss at 127.0.0.1"}
+    both = "second at 127.0.0.1, confirmed by boss at 127.0.0.1"
+    assert {row["actor"] for row in found} == {both if "confirm" in route else "boss at 127.0.0.1"}
 
 
 @pytest.mark.parametrize("who", [*TOKENS, "worker", "nobody", "wrong"])
 @pytest.mark.parametrize("route", of_operators())
 def test_a_role_may_what_the_table_of_routes_says(staffed: Site, route: str, who: str) -> None:
+    if (who, route) == ("second", "POST /top_ups/{id}/confirm"):
+        return  # Nobody confirms their own: see below.
     needed = of_operators()[route]
     token = {**TOKENS, "worker": WORKER, "nobody": None, "wrong": WRONG}[who]
     case, order = Case(staffed), ("read", "operate", "admin")
@@ -147,7 +174,7 @@ def test_a_role_may_what_the_table_of_routes_says(staffed: Site, route: str, who
         reply = ask(staffed, route, token, case) if route in READS else _denied(case, route, token)
         assert reply.is_error(403, "forbidden")
         assert f"you are {who}, of role {ROLES[who]}: this needs role {needed}" in reply.json["message"]
-        assert "boss and whoever has the admin token have" in reply.json["message"]
+        assert "boss, second and whoever has the admin token have" in reply.json["message"]
         with staffed.books() as tx:
             assert tx.value("SELECT count(*) FROM journal") == before
     elif who in ROLES or (who == "worker" and route in ISSUES):
@@ -171,7 +198,7 @@ def test_a_reader_reads_what_is_closed_and_is_no_worker(staffed: Site, who: str)
     assert send(staffed, "GET", "/runs", token=TOKENS[who]).status == 200
     body = {"name": "r", "by_task_id": False, "root_family": "R", "root_task_id": "R_1"}
     reply = send(staffed, "POST", "/api/spend_open_run", body, TOKENS[who])
-    assert reply.status == (200 if who == "boss" else 403)
+    assert reply.status == (200 if ROLES[who] == "admin" else 403)
 
 
 def test_without_a_worker_token_a_reader_elsewhere_is_no_worker_either(tmp_path: Path) -> None:
@@ -206,6 +233,7 @@ def test_whoami(staffed: Site) -> None:
         "shown": "alice",
         "role": "operate",
         "may": ["read", "operate"],
+        "alone_usd": "1000.00",
         "top_up_usd": "50.00",
     }
     assert told(ADMIN) == {
@@ -213,6 +241,7 @@ def test_whoami(staffed: Site) -> None:
         "shown": "an operator",
         "role": "admin",
         "may": ["read", "operate", "admin"],
+        "alone_usd": "1000.00",
         "top_up_usd": None,
     }
 
@@ -245,6 +274,61 @@ class TestTheMostThatAnOperatorMayRaise:
         assert [one["actor"].partition(" at ")[0] for one in actions] == ["alice", "an operator", "boss"]
 
 
+class TestTwoOperators:
+    def test_a_top_up_waits_and_is_confirmed_on_the_command_line(self, staffed: Site) -> None:
+        case = Case(staffed)
+        code, said, _ = staffed.cli(
+            "top-up", case.run_id, "1001", "--as", "second", "--request-id", case.run_id
+        )
+        assert code == 0
+        found = re.search(r"Nothing is raised yet: (tu_[0-9a-f]{12}), a top-up of \$1,001.00, waits", said)
+        assert found is not None, said
+        assert "(alice or boss), who confirms it with `spendguard confirm tu_" in said
+        again = staffed.cli("top-up", case.run_id, "1001", "--as", "second", "--request-id", case.run_id)
+        assert (again[0], f"Nothing was changed: {case.run_id} was done before. " in again[1]) == (0, True)
+        listed = staffed.cli("top-ups", "--run", case.run_id, "--state", "waiting", "--as", "reader")[1]
+        assert f"{found[1]} waiting $1,001.00" in re.sub(" +", " ", listed)
+        assert "second at 127.0.0.1" in listed
+        for who, why in (
+            ("second", "you are second, who has asked for it; alice or boss can"),
+            ("alice", "by $50.00 in all"),
+            ("reader", "this needs role operate"),
+        ):
+            code, _, err = staffed.cli("confirm", found[1], "--as", who)
+            assert (code, why in err) == (4, True), err
+        code, _, err = staffed.cli("confirm", found[1])
+        assert (code, "the admin token names nobody" in err) == (4, True)
+        code, said, err = staffed.cli("confirm", found[1], "--as", "boss", "--request-id", f"c {case.run_id}")
+        assert (code, "has a cap of $1,101.00" in said) == (0, True), err
+        code, said, _ = staffed.cli("confirm", found[1], "--as", "boss", "--request-id", f"c {case.run_id}")
+        assert (code, "Nothing was changed" in said) == (0, True)
+        code, _, err = staffed.cli("withdraw", found[1], "--as", "second")
+        assert (code, "waits no more: it is confirmed by boss at" in err) == (1, True)
+
+    def test_one_that_is_withdrawn_raises_nothing(self, staffed: Site) -> None:
+        case = Case(staffed)
+        name = waiting(case)
+        code, said, _ = staffed.cli("withdraw", name, "--as", "alice")
+        assert (code, said) == (0, f"{name} is withdrawn: nothing of run {case.run_id} was raised.\n")
+        assert send(staffed, "POST", f"/top_ups/{name}/confirm", {}, TOKENS["boss"]).is_error(409, "conflict")
+        actions = send(staffed, "GET", f"/actions?run={case.run_id}", token=ADMIN).json
+        assert [(one["kind"], one["usd"], one["actor"]) for one in actions] == [
+            ("withdraw_top_up", "2.00", "alice at 127.0.0.1"),
+            ("ask_top_up", "2.00", "second at 127.0.0.1"),
+            ("top_up", "1000.00", "second at 127.0.0.1"),
+        ]
+
+    def test_by_the_rpc_it_waits_as_well(self, staffed: Site) -> None:
+        case = Case(staffed)
+        body = {"run_id": case.run_id, "usd": "1001"}
+        reply = send(staffed, "POST", "/api/top_up_run", body, TOKENS["boss"])
+        assert (reply.status, reply.json["response"]["waiting"]["state"]) == (202, "waiting")
+        reply = send(staffed, "POST", "/api/top_up_run", body, ADMIN)
+        assert reply.is_error(403, "forbidden")
+        assert send(staffed, "GET", f"/runs/{case.run_id}", token=ADMIN).json["cap_usd"] == "100.00"
+        assert "waits for a second operator, by boss at 127.0.0.1" in log_of(staffed)
+
+
 class TestTheCommandLine:
     def test_it_says_who_one_is_and_what_that_may(self, staffed: Site) -> None:
         case = Case(staffed)
@@ -254,7 +338,10 @@ class TestTheCommandLine:
         assert staffed.cli("top-up", case.run_id, "5")[0] == 0
         code, _, err = staffed.cli("revoke", case.run_id, "--as", "reader")
         assert code == 4
-        assert "you are reader, of role read: this needs role operate, which alice, boss and whoever" in err
+        assert (
+            "you are reader, of role read: this needs role operate, which alice, boss, second and whoever"
+            in err
+        )
         assert "refused was the token of reader in [spendguard_operators]" in err
         actions = send(staffed, "GET", f"/actions?run={case.run_id}", token=ADMIN).json
         who = [one["actor"].partition(" at ")[0] for one in actions]
@@ -279,7 +366,7 @@ class TestTheCommandLine:
     @pytest.mark.parametrize(
         ("args", "env", "said"),
         [
-            (("--as", "nobody"), {}, "names reader, alice, boss"),
+            (("--as", "nobody"), {}, "names reader, alice, boss, second"),
             (("--as", "alice"), {"SPENDGUARD_TOKEN": WRONG}, "say either --as (or SPENDGUARD_AS)"),
             ((), {"SPENDGUARD_TOKEN": "two words of 16 letters"}, "has other signs than a token has"),
         ],
@@ -313,17 +400,17 @@ def test_a_reload_ends_a_token_at_once_and_takes_no_role_away_by_a_line_that_is_
         def status(who: str) -> int:
             return send(site, "GET", "/whoami", token=TOKENS[who]).status
 
-        assert [status(who) for who in TOKENS] == [200, 200, 200]
+        assert [status(who) for who in TOKENS] == [200, 200, 200, 200]
         assert "[spendguard_roles] reader was there and is gone" in reload(spendguard_roles={"reader": None})
         assert send(site, "GET", "/whoami", token=TOKENS["reader"]).json["role"] == "read"
         site.configure(spendguard_roles={"reader": "read"})
         said = reload(spendguard_operators={"alice": None})
         assert "luigi.cfg was reloaded: [spendguard_operators] alice changed" in said
-        assert [status(who) for who in TOKENS] == [200, 401, 200]
+        assert [status(who) for who in TOKENS] == [200, 401, 200, 200]
         # With the last line of one both are gone.
         gone = reload(spendguard_operators={"reader": None}, spendguard_roles={"reader": None})
         assert "luigi.cfg was reloaded" in gone
-        assert [status(who) for who in TOKENS] == [401, 401, 200]
+        assert [status(who) for who in TOKENS] == [401, 401, 200, 200]
         assert not [token for token in TOKENS.values() if token in log.read_text()]
 
 
@@ -331,4 +418,4 @@ def test_wrong_tokens_are_throttled_and_right_ones_are_not(tmp_path: Path) -> No
     with Site(tmp_path / "site", **settings()) as site:
         found = {send(site, "GET", "/whoami", token=WRONG).status for _ in range(210)}
         assert found == {401, 429}
-        assert [send(site, "GET", "/whoami", token=token).status for token in TOKENS.values()] == [200] * 3
+        assert [send(site, "GET", "/whoami", token=token).status for token in TOKENS.values()] == [200] * 4

@@ -34,6 +34,7 @@ from luigi_spendguard.ledger import (
     reports,
     runs,
     snapshot,
+    top_ups,
     totals,
 )
 from luigi_spendguard.ledger.actions import ActionFilter
@@ -121,6 +122,8 @@ def write_books(path: Path) -> None:
     books.caps = replace(books.caps, shadow=False)
     [of_vault] = books.read(keys.keys, None, 10, None)[:1]
     books.write(keys.revoke_key, of_vault["id"])
+    for usd in (60, 70):
+        books.write(top_ups.ask, top_ups.TopUp("run", None, Micros(usd * USD), f"asked {usd}"), "alice")
     books.write(pruning.forget_calls, books.read(pruning.calls_of, "cus_again"))
     assert books.audit() == []
     books.ledger.close()
@@ -191,7 +194,7 @@ def asked(site: Site) -> Iterator[tuple[str, str, Any]]:
 def _values(site: Site, path: str, name: str) -> list[str]:
     if name == "before":
         rows = got(site, path.format(run_id="run"))
-        column = {"/runs": "run_id", "/vault/keys": "id"}.get(path, "seq")
+        column = {"/runs": "run_id", "/vault/keys": "id", "/top_ups": "id"}.get(path, "seq")
         return [str(rows[1][column])]
     if name == "since" and path.startswith("/reports/"):
         return [PAST] if path != "/reports/days" else []
@@ -246,9 +249,11 @@ COMMANDS: dict[str, list[list[str]]] = {
         *(["cost", "--by", by, "--format", "json"] for by in reports.GROUPS),
         *(["cost", "--since", "2026-01-01", "--by", "vendor", "--compare"], ["denied"], ["forecast"]),
     ],
+    "top-ups": [["--wide"]],
     "ledger": [["check"]],
 }
 CHANGE = {"revoke", "top-up", "approve", "resolve", "issue-key", "revoke-key", "prune", "forget", "deliver"}
+CHANGE |= {"confirm", "withdraw"}
 #: They ask the books nothing but what routes and `ledger check` do.
 OTHERS = {"check", "gateway", "self-test", "backup", "restore"}
 
