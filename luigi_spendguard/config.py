@@ -81,6 +81,8 @@ class Settings:
     tls_key: Path | None = None
     anonymous_read: bool = True
     replay_days: int = 30
+    audit_key_file: Path | None = None
+    audit_anchor: tuple[str, ...] = ()
     fx: Mapping[str, Decimal] = field(default_factory=dict)
     tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     vendors: Mapping[str, VendorSettings] = field(default_factory=dict)
@@ -94,6 +96,11 @@ class Settings:
     def token_file(self) -> Path:
         """Where luigid keeps the admin token when luigi.cfg has none: beside the ledger."""
         return self.ledger_path.with_name(self.ledger_path.name + ".admin-token")
+
+    @property
+    def audit_key(self) -> Path:
+        """Where the key of the audit is: never in the ledger."""
+        return self.audit_key_file or self.ledger_path.with_name(self.ledger_path.name + ".audit-key")
 
     @property
     def ledger(self) -> Path | str:

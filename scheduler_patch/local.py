@@ -52,6 +52,7 @@ from scheduler_patch.service.blocked import explain_blocked
 from scheduler_patch.service.ledger import SWEEP_S
 from scheduler_patch.service.news import LOOK_S, News
 from scheduler_patch.service.remarks import say_mode
+from scheduler_patch.service.sealing import Sealing
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ def _loop_here() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+#: Seconds for which Luigi's request for work waits, now and then, while the audit is sealed.
+SEAL_S = 0.1
 #: Seconds after which the ledger is taken to be locked, or slow.
 LATE_S = 1.0
 
@@ -158,9 +161,10 @@ class LocalLedgerClient(LedgerClient):
         self._service: LocalLedgerService | None = None
         #: The journal's last entry that the gate knew of when the file was let go.
         self._seen = 0
-        self._pid = 0
+        self._pid, self._home = 0, os.getpid()
         self._swept = self._looked = time.monotonic()
         self._news: News | None = None
+        self._sealing: Sealing | None = None
         self._unheard = ""
         if dispatches:
             scheduler.gate.state.local = True
@@ -206,6 +210,8 @@ class LocalLedgerClient(LedgerClient):
             self._news = News(self._service, self._is_mine)
         elif self._news is not None:
             self._news.take(self._service)
+        if self._news is not None and os.getpid() == self._home:  # A forked child does nothing by the clock.
+            self._sealing = Sealing(self._service, guest=True)
         return self._service
 
     def for_child(self) -> _Sent:
@@ -220,6 +226,8 @@ class LocalLedgerClient(LedgerClient):
             self._seen = service.seen
             if self._news is not None:
                 self._news.finish()
+            if self._sealing is not None:
+                self._sealing.finish()
             service.close()
             service.loop.call_soon_threadsafe(service.loop.stop)
             self._thread.join()
@@ -237,6 +245,8 @@ class LocalLedgerClient(LedgerClient):
                 self._do(LedgerService.refresh)
             else:
                 self._do(LedgerService.sweep)
+                if self._sealing is not None:
+                    self._sealing.seal(SEAL_S)
                 self._swept = time.monotonic()
             if self._news is not None and time.monotonic() - self._looked >= LOOK_S:
                 news, self._looked = self._news, time.monotonic()

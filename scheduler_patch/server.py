@@ -33,6 +33,7 @@ from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import HEAR_S, SWEEP_S
 from scheduler_patch.service.news import LOOK_S, News
 from scheduler_patch.service.remarks import say_mode, say_problems
+from scheduler_patch.service.sealing import Sealing
 from scheduler_patch.service.spooled import take_over
 from scheduler_patch.signals import drain_on_signals, drain_with_luigid, on_hangup
 
@@ -83,8 +84,9 @@ def app(scheduler: Any) -> Any:
     collect_seldom()
     service = LedgerService(settings, adopt(scheduler))
     atexit.register(service.close)
-    news = News(service)
-    atexit.register(news.finish)  # Before: what was registered last is done first.
+    news, sealing = News(service), Sealing(service)
+    atexit.register(sealing.finish)  # Before: what was registered last is done first.
+    atexit.register(news.finish)
     if settings.worker_token is not None and settings.caps.day is None:
         logger.warning(
             "[spendguard] worker_token is set without daily_cap_usd: whoever holds the token can open "
@@ -117,6 +119,7 @@ def app(scheduler: Any) -> Any:
     say_mode(settings)
     say_problems(settings)
     _begin(service, gateway, news, drain_with_luigid)
+    IOLoop.current().add_callback(sealing.start)
     return application
 
 

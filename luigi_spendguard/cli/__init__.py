@@ -13,6 +13,7 @@ import click
 
 from luigi_spendguard import __version__, config
 from luigi_spendguard.cli import (
+    audit,
     backups,
     books,
     changes,
@@ -51,6 +52,7 @@ COMMANDS: tuple[click.Command, ...] = (
     upkeep.prune,
     upkeep.forget,
     books.ledger,
+    audit.audit,
     backups.backup,
     backups.restore,
 )

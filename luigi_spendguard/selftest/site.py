@@ -87,6 +87,8 @@ _REPLACED = (
     "on_blocked",
     "forecast",
     "approve_above_usd",
+    "audit_key_file",
+    "audit_anchor",
     "admin_token",
     "admin_token_file",
     "operator_top_up_usd",

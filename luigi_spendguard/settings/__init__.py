@@ -217,6 +217,20 @@ MAIN: tuple[Setting, ...] = (
     Setting(
         PREFIX, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."
     ),
+    Setting(
+        PREFIX,
+        "audit_key_file",
+        values.path,
+        "made with the first run, beside the ledger, mode 0600",
+        "The key that the audit is sealed with, PEM. The same for all luigids of a ledger.",
+    ),
+    Setting(
+        PREFIX,
+        "audit_anchor",
+        values.anchors,
+        "none",
+        "Where each block of the audit is told, too: a file's absolute path, an https URL, or several.",
+    ),
 )
 
 

@@ -287,6 +287,27 @@ def file(raw: Raw, text: str) -> Path:
     return path
 
 
+def path(raw: Raw, text: str) -> Path:
+    """Return the path of a file that need not be there yet."""
+    if not text.startswith("/") or text.endswith("/"):
+        raise raw.error("must be a file's absolute path")
+    return Path(text)
+
+
+def anchors(raw: Raw, text: str) -> tuple[str, ...]:
+    """Return where the audit's blocks are told: files' absolute paths, and addresses."""
+    places = tuple(part.strip() for part in text.split(","))
+    for place in places:
+        parts = urlsplit(place)
+        secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+        is_file = place.startswith("/") and not place.endswith("/")
+        if not (is_file or (secure and parts.hostname)) or re.search(r"\s", place):
+            raise raw.error(
+                f"{place[:60]!r} is no file's absolute path and no https URL (http only for this machine)"
+            )
+    return places
+
+
 def is_loopback(host: str | None) -> bool:
     """Return whether a URL's host is this machine."""
     return host in ("127.0.0.1", "::1", "localhost")

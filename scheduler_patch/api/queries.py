@@ -168,6 +168,7 @@ async def settings(service: LedgerService, call: ApiCall, request: NoFields) -> 
         "gateway": sorted(service.relayed_vendors),
         "families": sorted(seen)[:_FAMILIES],
         "not_reloaded": service.not_reloaded,
+        "audit_stopped": service.audit_stopped,
     }
 
 
@@ -194,4 +195,5 @@ async def status(service: LedgerService, call: ApiCall, request: NoFields) -> An
         "gateway": sorted(service.relayed_vendors),
         "ledger": service.has_ledger,
         "failed_attempts": service.throttle.failed,
+        "audit_stopped": service.audit_stopped,
     }

@@ -105,6 +105,8 @@ class Books:
         self._take(settings)
         #: Since when, and why, luigi.cfg is not what is in force; None: it was taken over at the last reload.
         self.not_reloaded: dict[str, str] | None = None
+        #: Why the audit is not sealed; "": it is, as far as is known.
+        self.audit_stopped = ""
         self.throttle = Throttle()
         self.known_keys = KnownKeys()
         self._deliveries = Deliveries()

@@ -53,11 +53,13 @@ def test_the_examples_name_every_setting(path: Path) -> None:
 @pytest.mark.parametrize("path", [INI, TOML])
 def test_what_stands_there_as_a_comment_is_a_setting_once_it_is_none(path: Path, tmp_path: Path) -> None:
     text, count = re.subn(r"^# (\w+ = )", r"\1", path.read_text(), flags=re.MULTILINE)
-    assert count == 3
+    assert count == 5
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).touch()
     settings = read(tmp_path, text.replace("/etc/luigi", str(tmp_path)), path.name)
     assert settings.tls_cert == tmp_path / "cert.pem"
+    assert settings.audit_key == Path("/var/lib/luigi-server/audit-key")
+    assert settings.audit_anchor == ("/mnt/elsewhere/spendguard-audit.jsonl",)
     assert settings.vendor("twilio").own["api_key_sid"] == "SK" + "0" * 32
 
 
@@ -424,3 +426,20 @@ def test_nor_when_they_are_in_files_of_their_own(tmp_path: Path) -> None:
     )
     assert "[spendguard] admin_token_file: is the same as worker_token" in said
     assert TOKEN not in said
+
+
+def test_anchors_are_files_and_addresses_that_nobody_can_listen_to(tmp_path: Path) -> None:
+    text = "[spendguard]\naudit_anchor = /mnt/a.jsonl, https://example.com/blocks, http://127.0.0.1:9/x\n"
+    assert read(tmp_path, text).audit_anchor == (
+        "/mnt/a.jsonl",
+        "https://example.com/blocks",
+        "http://127.0.0.1:9/x",
+    )
+    for wrong in ("a.jsonl", "/mnt/", "http://example.com/", "https://", "/a,,/b", "/a b"):
+        assert "no file's absolute path" in refused(tmp_path, f"[spendguard]\naudit_anchor = {wrong}\n")
+    assert "absolute path" in refused(tmp_path, "[spendguard]\naudit_key_file = key\n")
+
+
+def test_the_audits_key_is_beside_the_ledger_and_not_in_it(tmp_path: Path) -> None:
+    text = f"[spendguard]\nledger_url = sqlite:///{tmp_path}/books.db\n"
+    assert read(tmp_path, text).audit_key == tmp_path / "books.db.audit-key"

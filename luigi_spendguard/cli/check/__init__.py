@@ -14,7 +14,15 @@ import luigi.configuration
 from luigi_spendguard.cli import in_force
 from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check import caps, spool, vendors
-from luigi_spendguard.cli.check.finding import Doubt, Finding, Grade, not_reloaded, said_once, unasked
+from luigi_spendguard.cli.check.finding import (
+    Doubt,
+    Finding,
+    Grade,
+    audit_stopped,
+    not_reloaded,
+    said_once,
+    unasked,
+)
 from luigi_spendguard.cli.check.tasks import Tasks, families_of, none_guarded
 from luigi_spendguard.cli.context import Stop, operator_name, operator_of, settings_of
 from luigi_spendguard.cli.in_force import InForce
@@ -39,6 +47,7 @@ def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> 
     if there.by:
         yield Finding("caps", f"decided by luigid at {there.by}, as are prices and forecasts")
         yield from not_reloaded("luigid", there.told)
+        yield from audit_stopped(there.told)
         yield from caps.passed_over(settings, there, tasks)
     else:
         heard = answers or refuses

@@ -71,6 +71,12 @@ def not_reloaded(who: str, told: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(f"luigi.cfg of {who}", text, Grade.MISSING)
 
 
+def audit_stopped(told: Mapping[str, Any]) -> Iterator[Finding]:
+    """Say why luigid does not seal the audit; one of before does not tell."""
+    if why := told.get("audit_stopped"):
+        yield Finding("audit", f"it is not sealed: {why}", Grade.MISSING)
+
+
 def unasked(found: Iterable[Finding], why: str) -> Iterator[Finding]:
     """Yield findings about which the one who decides has said nothing; `why` is "" where it has."""
     for one in found:

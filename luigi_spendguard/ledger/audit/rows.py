@@ -16,7 +16,8 @@ from luigi_spendguard.money import plain_usd
 
 #: Calls with their attempt and run; what was pruned of those is null. A condition follows.
 CALLS = (
-    "SELECT call.*, claim.params, claim.worker, claim.members, run.label, run.root_family, run.root_task_id"
+    "SELECT call.*, claim.params, claim.worker, claim.members, run.label, run.root_family, run.root_task_id,"
+    " run.tags"
     " FROM call LEFT JOIN claim ON claim.id = call.claim_id LEFT JOIN run ON run.run_id = call.run_id"
 )
 #: Entries of the journal, with the budget that each concerns alone, and what a prune has taken out.
@@ -71,6 +72,7 @@ def call_object(row: Row) -> dict[str, Any]:
     for name, column in (("object_total_usd", "total_micros"), ("late_fees_usd", "fees_micros")):
         sealed[name] = None if row[column] is None else plain_usd(row[column])
     sealed["params"] = None if row["params"] is None else json.loads(row["params"])
+    sealed["tags"] = None if row["tags"] is None else json.loads(row["tags"])
     sealed["members"] = None if row["members"] is None else json.loads(row["members"])
     sealed["row"] = "call"
     return sealed

@@ -77,23 +77,32 @@ class Sealer:
     """Seals for one process; a thread at a time.
 
     Attributes:
+        files: where its key is.
         stopped: why nothing is sealed; "": it is, as far as is known.
 
     """
 
     def __init__(
-        self, ledger: Ledger, files: KeyFiles, told: Callable[[Block], object] = lambda block: None
+        self,
+        ledger: Ledger,
+        files: KeyFiles,
+        told: Callable[[Block], object] = lambda block: None,
+        *,
+        guest: bool = False,
     ) -> None:
-        """`told` is called with each block once it is durable."""
-        self._ledger, self._files, self._told = ledger, files, told
+        """`told` is called with each block once it is durable; `guest`: without a key here others seal."""
+        self._ledger, self.files, self._told, self._guest = ledger, files, told, guest
         self._figures = RunFigures()
         self.stopped = ""
 
-    def seal(self, within_s: float) -> bool:
-        """Seal what there is, for so many seconds; return whether there is more. It never raises."""
+    def seal(self, within_s: float, *, last: bool = False) -> bool:
+        """Seal what there is, for so many seconds; return whether there is more. It never raises.
+
+        `last`: the program ends, and nothing can be read beside the writer any more.
+        """
         until = time.monotonic() + within_s
         try:
-            while more := self._seal_next():
+            while more := self._seal_next(last):
                 if time.monotonic() >= until:
                     break
         except AuditStopped as error:
@@ -110,19 +119,22 @@ class Sealer:
         self.stopped = ""
         return more
 
-    def _seal_next(self) -> bool:
+    def _seal_next(self, is_end: bool) -> bool:
         """Seal one block, if there is anything to seal; return whether there is more."""
-        head = self._files.head()  # Before the database is looked at, which only goes on from there.
-        last, at_head, drafted = self._ledger.browse(_look, self._figures, head).result(_PATIENCE_S)
-        check_chain(last, at_head, self._files, head)
+        head = self.files.head()  # Before the database is looked at, which only goes on from there.
+        look = self._ledger.write if is_end else self._ledger.browse
+        last, at_head, drafted = look(_look, self._figures, head).result(_PATIENCE_S)
+        if self._guest and last is not None and not self.files.key.exists():
+            return False
+        check_chain(last, at_head, self.files, head)
         if drafted is None:
             return False
-        signer = self._files.signer()
+        signer = self.files.signer()
         ledger = uuid.uuid4().hex if last is None else last.ledger
         block = sealed_block(drafted, last, ledger, signer.key_id, signer.sign)
         if not self._ledger.write(_append, drafted, block).result(_PATIENCE_S):
             return True  # Another process was first: its block is behind the last now.
-        self._files.keep_head(Head(block.ledger, block.number, block.hash))
+        self.files.keep_head(Head(block.ledger, block.number, block.hash))
         self._told(block)
         return drafted.unsealed
 

@@ -127,14 +127,21 @@ class KeyFiles:
         return public_keys(self.trusted_file) if self.trusted_file.exists() else {}
 
     def replace(self) -> str:
-        """Make another key; blocks of the one before go on being believed. Returns the new one's id."""
+        """Make another key; blocks of the one before go on being believed. Returns the new one's id.
+
+        Raises AuditStopped.
+        """
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         if self.key.exists():
             self.signer()  # Its public part is to be kept.
         made = Ed25519PrivateKey.generate()
-        self._trust(made.public_key())
-        _write(self.key, _private_pem(made))
+        try:
+            self.key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._trust(made.public_key())
+            _write(self.key, _private_pem(made))
+        except OSError as error:
+            raise AuditStopped(f"the audit's key {self.key} cannot be made: {error.strerror}") from None
         return key_id(made.public_key())
 
     def _make(self) -> None:

@@ -187,7 +187,7 @@ def test_it_goes_on_behind_no_block_of_a_key_that_nobody_trusts(books: SealedBoo
     assert not stranger.seal(60)
     assert "not signed by a key in" in stranger.stopped
     assert len(blocks(books)) == 1
-    books.read(accept, stranger._files)
+    books.read(accept, stranger.files)
     stranger.seal(60)
     assert (stranger.stopped, len(blocks(books))) == ("", 2)
 

@@ -1,0 +1,16 @@
+"""`spendguard audit`: whether the books are as they were sealed."""
+
+from __future__ import annotations
+
+import click
+
+from luigi_spendguard.cli import chain
+
+
+@click.group("audit", epilog="Example:  spendguard audit accept")
+def audit() -> None:
+    """Look whether anything was changed behind the ledger's back; luigid need not run."""
+
+
+for _one in (chain.accept, chain.new_key):
+    audit.add_command(_one)
