@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS := $(VENV)/.docs
 NPM := .npm/.installed
+FOCUS := .focus/.installed
 # Test processes: more than processors, for most tests wait. One for a single file, which is done before more have begun.
 JOBS ?= $(if $(findstring .py,$(ARGS)),0,4)
 # Thousands of processes are started, each half as long where bytecode is kept.
@@ -35,7 +36,15 @@ $(NPM): package.json
 	  else echo "npm could not install them: their tests will be skipped"; test -z "$$CI"; fi; \
 	else echo "npm is missing: tests against its look-alikes will be skipped"; fi
 
-ready: $(STAMP) $(DOCS) $(NPM)  ## install what is needed, and do nothing
+# What checks files of FOCUS, in an environment of its own: it wants older packages than ours. Where it cannot be
+# installed its test is skipped, and says so; it is what there is for the Python here.
+$(FOCUS): $(STAMP)
+	@mkdir -p .focus && rm -f .focus/.absent
+	@{ $(BIN)/python -m venv .focus && .focus/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'focus-validator>=1.0,<2' 'multimethod<2'; } || { echo "focus-validator could not be installed: its test is skipped"; touch .focus/.absent; }
+	@touch $@
+
+ready: $(STAMP) $(DOCS) $(NPM) $(FOCUS)  ## install what is needed, and do nothing
 
 demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves the server up)
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -44,7 +53,7 @@ picture: $(STAMP)  ## take the README's picture of the Budgets tab again, from t
 	$(BIN)/python -m tests.demo --picture docs/budgets-tab.png
 
 # A file's tests stay together, for they share servers; in the folders' order, so that unit's short files end it.
-test: $(STAMP) $(NPM)  ## all tests (JOBS=1: in one process)
+test: $(STAMP) $(NPM) $(FOCUS)  ## all tests (JOBS=1: in one process)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # On PATH, or with pyenv; each has its own virtual environment, and one of the acceptance tests.

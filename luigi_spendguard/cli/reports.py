@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import click
@@ -40,19 +41,24 @@ def report() -> None:
     """
 
 
-def _reports(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of every report to a command, which is given what asks for it and the format."""
+def _of_period(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of every report to a command, which is given what asks for it."""
 
     @functools.wraps(command)
-    def reporting(run: str | None, form: str, **asked: Any) -> None:
+    def reporting(run: str | None, **asked: Any) -> None:
         if run is None:
-            command(form=form, **asked)
+            command(**asked)
         else:
-            on_run(run, lambda run_id: command(form=form, run=run_id, **asked))
+            on_run(run, lambda run_id: command(run=run_id, **asked))
 
-    for option in (_FORMAT, *reversed(_OPTIONS)):
+    for option in reversed(_OPTIONS):
         reporting = option(reporting)
     return reporting
+
+
+def _reports(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of every report that is a table to a command."""
+    return _of_period(_FORMAT(command))
 
 
 def _money(name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -182,6 +188,56 @@ def forecast(form: str, **asked: str | None) -> None:
         *("difference_percent", "estimated_usd", "unknown_tasks", "reserved_usd"),
     )
     _show(form, told, told["rows"], columns, fields, "No run was opened then.")
+
+
+@report.command(epilog="Example:  spendguard report focus --since 2026-11-01 --until 2026-12-01")
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True, is_eager=True
+)
+@_of_period
+def focus(form: str, **asked: str | None) -> None:
+    """Write what was booked as rows of FOCUS 1.2, the FinOps Foundation's format, for finance tools.
+
+    A row for what each call came to, and for each later correction; page by page, however many there are.
+    """
+    # Late: no other command needs what knows the books.
+    from luigi_spendguard.ledger.reports.focus import COLUMNS
+
+    decimals = {column.name for column in COLUMNS if column.type == "Decimal"}
+    rows = _focus_rows(asked)
+    first = list(itertools.islice(rows, 1))  # Nothing is printed before luigid's first answer.
+    if form == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(column.name for column in COLUMNS)
+        writer.writerows(
+            [cell_of(row, column.name) for column in COLUMNS] for row in itertools.chain(first, rows)
+        )
+        return
+    mark = "["
+    for row in itertools.chain(first, rows):
+        click.echo(f"{mark}\n  {_focus_json(row, decimals)}", nl=False)
+        mark = ","
+    click.echo("[]" if mark == "[" else "\n]")
+
+
+def _focus_rows(asked: Mapping[str, str | None]) -> Iterator[Mapping[str, Any]]:
+    after: str | None = None
+    while True:
+        told = operator_of().get(path_of("reports", "focus"), after=after, **asked)
+        yield from told["rows"]
+        if told["next"] is None:
+            return
+        after = str(told["next"])
+
+
+def _focus_json(row: Mapping[str, Any], decimals: Set[str]) -> str:
+    """Return a row as JSON, its amounts as numbers with all their digits."""
+    values = (
+        f"{json.dumps(name)}: "
+        + (value if name in decimals and value is not None else json.dumps(value, ensure_ascii=False))
+        for name, value in row.items()
+    )
+    return f"{{{', '.join(values)}}}"
 
 
 def _show(

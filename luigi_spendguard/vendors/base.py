@@ -153,6 +153,7 @@ class Vendor(ABC):
         moves_money: what its calls cost is money that they move, and not a price for what it does.
         flows: operations whose money has a counterparty of its own, each `inflow` or `outflow`: reports show
             them apart. What any other moves is spending.
+        service_category: what it sells, as FOCUS 1.2 has it in `ServiceCategory`.
         prices_late: it names prices later: `follow_up` asks for them.
         made_status: its HTTP status where something was made: what is read in place of that has it, too.
         ruled: operations that are priced by what they ask for, and take no fixed price.
@@ -177,6 +178,7 @@ class Vendor(ABC):
     settings: tuple[Setting, ...] = ()
     moves_money: bool = False
     flows: Mapping[str, str] = {}
+    service_category: str = "Other"
     prices_late: bool = False
     made_status: int = 200
     ruled: frozenset[str] = frozenset()

@@ -11,6 +11,7 @@ from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.overview import SORTS
 from luigi_spendguard.ledger.reports import GROUPS
 from luigi_spendguard.ledger.reports.days import SPLITS
+from luigi_spendguard.ledger.reports.focus import PAGE
 from luigi_spendguard.ledger.reports.period import MOST
 from luigi_spendguard.protocol import (
     ACTIONS,
@@ -104,6 +105,11 @@ _QUERIES: Mapping[str, dict[str, messages.Schema]] = {
     },
     "GET /reports/denied": _PERIOD,
     "GET /reports/forecast": {**_PERIOD, "limit": _ROWS},
+    "GET /reports/focus": {
+        **_PERIOD,
+        "limit": {"type": "integer", "minimum": 1, "maximum": PAGE},
+        "after": COUNT,
+    },
     "GET /reports/days": {"split": {"type": "string", "enum": list(SPLITS)}, **_PERIOD},
     "GET /top_ups": {
         "run": TEXT,

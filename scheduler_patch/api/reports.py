@@ -8,10 +8,11 @@ from typing import Any
 from luigi_spendguard.ledger import reports
 from luigi_spendguard.ledger.reports import days as by_day
 from luigi_spendguard.ledger.reports import denied as denials
+from luigi_spendguard.ledger.reports import focus as rows
 from luigi_spendguard.ledger.reports import forecasts
 from luigi_spendguard.ledger.reports.period import MOST, ReportPeriod
 from luigi_spendguard.protocol.messages import NoFields
-from luigi_spendguard.vendors.registry import flows
+from luigi_spendguard.vendors.registry import VENDORS, flows
 from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.service import LedgerService
 
@@ -55,5 +56,13 @@ async def days(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     return found or {"days": [], "series": [], "cap_usd": [], "denied_calls": []}
 
 
+async def focus(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
+    """Return a page of what was booked, as rows of FOCUS 1.2."""
+    period = _period(call, "limit", "after")
+    limit, after = call.number("limit", rows.PAGE, 1, rows.PAGE), call.number("after", 0, 0, 10**11)
+    found = await service.browse(rows.focus, flows(), VENDORS, period, after, limit)
+    return found or {"rows": [], "next": None}
+
+
 #: Every report by its name.
-REPORTS = (("cost", cost), ("denied", denied), ("forecast", forecast), ("days", days))
+REPORTS = (("cost", cost), ("denied", denied), ("forecast", forecast), ("days", days), ("focus", focus))

@@ -45,13 +45,14 @@ from luigi_spendguard.ledger.overview import SORTS, Page
 from luigi_spendguard.ledger.queries import CallFilter
 from luigi_spendguard.ledger.reports.days import SPLITS, days
 from luigi_spendguard.ledger.reports.denied import denied
+from luigi_spendguard.ledger.reports.focus import focus
 from luigi_spendguard.ledger.reports.forecasts import forecast
 from luigi_spendguard.ledger.reports.period import DAY_MS, ReportPeriod
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import ACTIONS, EndRequest
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors.model import FollowedUp
-from luigi_spendguard.vendors.registry import flows
+from luigi_spendguard.vendors.registry import VENDORS, flows
 from scheduler_patch.api import ROUTES
 from scheduler_patch.api.openapi import document
 from tests.support.attempts import Pretender
@@ -82,6 +83,7 @@ VALUES: dict[str, list[str]] = {
     "family": ["Charge"],
     "total": ["true"],
     "by": [*reports.GROUPS, "tag:nobodys"],
+    "after": ["3"],
 }
 #: What has to be said beside a parameter.
 MORE = {"usd": {"vendor": "stripe"}, "compare": {"since": PAST, "until": FUTURE}}
@@ -290,6 +292,7 @@ ASKED: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
     ],
     denied: [(ReportPeriod(),), (ReportPeriod(run_id="run"),)],
     forecast: [(ReportPeriod(),), (ReportPeriod(run_id="run"),)],
+    focus: [(FLOWS, VENDORS, ReportPeriod(), after, 5) for after in (0, 9, 99)],
     days: [(ReportPeriod(since=1, until=DAY_MS * 9, run_id="run"), split, _DAY) for split in SPLITS],
     overview.families: [(2,), (99,)],
     overview.runs: [
@@ -315,7 +318,8 @@ ASKED: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
     denials.unsolved: [(_RUNS,)],
     sums.discrepancies: [()],
 }
-REPORTS = tuple(sys.modules[f"{reports.__name__}.{name}"] for name in ("days", "denied", "forecasts"))
+_PARTS = ("days", "denied", "focus", "forecasts")
+REPORTS = tuple(sys.modules[f"{reports.__name__}.{name}"] for name in _PARTS)
 MODULES = (queries, totals, overview, snapshot, actions, history, denials, sums, reports, *REPORTS)
 
 

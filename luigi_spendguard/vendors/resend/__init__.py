@@ -56,6 +56,7 @@ class Resend(Vendor):
     books = ResendBooks()
     asks = ("x-batch-validation",)
     kept = ("content-type", "x-batch-validation")
+    service_category = "Integration"
     reading = ("list", "get")
     pages = {"": "https://resend.com/emails/"}
     settings = (

@@ -69,6 +69,7 @@ class Stripe(Vendor):
     name = "stripe"
     moves_money = True
     flows = FLOWS
+    service_category = "Business Applications"
     home = API_BASE
     secret_variables = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
     asks = ("stripe-version", "stripe-account", "stripe-context", "x-stripe-client-")

@@ -69,6 +69,7 @@ class Twilio(Vendor):
     prices_late = True
     books = TwilioBooks()
     made_status = outcomes.MADE
+    service_category = "Integration"
     reading = ("list", "fetch")
     pages = {
         "SM": "https://www.twilio.com/console/sms/logs/",
