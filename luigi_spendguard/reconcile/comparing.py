@@ -273,7 +273,7 @@ def _judged(how: Comparison, money: _Money, best: list[_Row], only: tuple[int, i
     """Return the difference of a money, None where both sides say the same."""
     # Money in a currency without a rate may be equal, and nobody knows; what no call has made, and has no
     # price yet, will have one.
-    unknown = any(line[_AMOUNT] or not money.items for line in money.unnamed)
+    unknown = any(line[_MICROS] is None and (line[_AMOUNT] or not money.items) for line in best)
     if not any(only) and not money.opened and not unknown:
         return None
     return _Judge(how, money, best, only).judged()

@@ -231,7 +231,7 @@ def test_twilio_is_asked_by_date_and_for_the_whole_last_day() -> None:
         ({"status": "undelivered"}, 7_500, True, False),
         ({"status": "canceled", "price": None}, 0, True, False),
         ({"price_unit": "EUR"}, None, False, False),
-        ({"to": "whatsapp:+14155550100"}, None, True, False),
+        ({"to": "whatsapp:+14155550100"}, 7_500, True, False),
     ],
 )
 def test_a_line_of_twilios_says_what_it_costs_as_a_late_price_does(
@@ -239,6 +239,7 @@ def test_a_line_of_twilios_says_what_it_costs_as_a_late_price_does(
 ) -> None:
     entry = read_one(**said)
     assert (entry.micros, entry.final, entry.whole) == (micros, final, whole)
+    assert entry.estimated is ("whatsapp" in str(said))
     assert (entry.objects, entry.at_ms) == (("SM" + "a" * 32,), 1_558_719_886_000)
     assert entry.currency == ("" if said.get("price", "") is None else said.get("price_unit", "USD").lower())
 

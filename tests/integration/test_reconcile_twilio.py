@@ -164,6 +164,15 @@ def test_a_message_that_no_call_has_sent_is_outside(sides: Sides) -> None:
     assert not found.certain
 
 
+def test_nor_is_one_without_a_price_passed_over(sides: Sides) -> None:
+    bare = sides.shows(price=None)
+    by_channel = sides.shows(to="whatsapp:+14155550100", price="-0.00500")
+    assert {(one.kind, one.subject, one.vendor_micros) for one in sides.found()} == {
+        (Cause.OUTSIDE, bare, 0),
+        (Cause.OUTSIDE, by_channel, 5_000),
+    }
+
+
 def test_what_comes_in_is_billed_too_and_nobodys_call(sides: Sides) -> None:
     sid = sides.shows(direction="inbound", status="received", price="-0.00750")
     found = sides.only()

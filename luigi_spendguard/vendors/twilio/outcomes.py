@@ -49,7 +49,7 @@ def read_outcome(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outco
         return unbelieved("the reply names no sid")
     if isinstance(to, str) and to.lower() != quote.target:
         return unbelieved("the reply is about another recipient than asked")
-    price, quoted = None if _by_channel(body) else _micros(body, fx), quote.total_micros or 0
+    price, quoted = None if _by_channel(body) else price_in(body, fx), quote.total_micros or 0
     total = quoted if price is None else with_fees(price, quote.fees_micros, quoted)
     return Outcome("settle", total_micros=total, worth_micros=quoted, object_id=sid, price_due=price is None)
 
@@ -69,7 +69,7 @@ def read_price(body: Mapping[str, Any], failed_micros: int, fx: Mapping[str, Dec
     if status == "failed":
         is_call = str(body.get("sid", "")).startswith("CA")
         return FollowedUp(0 if is_call else failed_micros, final=True, note="it failed", whole=True)
-    price = _micros(body, fx)
+    price = price_in(body, fx)
     if price is None and _amount(body) is not None:
         unit = str(body.get("price_unit") or "a currency that it does not name")[:40]
         why = f"Twilio's prices are in {unit}, which has no rate in [spendguard_fx]: quotes stand in for them"
@@ -88,7 +88,7 @@ def _by_channel(body: Mapping[str, Any]) -> bool:
     return ":" in str(body.get("to")) and not str(body.get("sid")).startswith("CA")
 
 
-def _micros(body: Mapping[str, Any], fx: Mapping[str, Decimal]) -> int | None:
+def price_in(body: Mapping[str, Any], fx: Mapping[str, Decimal]) -> int | None:
     """Return the price that a reply names, in micro-dollars rounded up; None for none that can be booked.
 
     It is a negative text such as "-0.00750" (Twilio's API, Message resource).
@@ -143,7 +143,7 @@ def made_ms(one: Mapping[str, Any]) -> int:
 
 def mark_of(form: Mapping[str, list[str]]) -> str:
     """Return what a message of this request is known by: see `marks_of`."""
-    sender, service = (form[name][0] if name in form else None for name in ("From", "MessagingServiceSid"))
+    sender, service = (form.get(name, [""])[0] for name in ("From", "MessagingServiceSid"))
     return _mark(form.get("To", [""])[0], sender, service, form.get("Body", [""])[0])
 
 
@@ -156,13 +156,12 @@ def marks_of(one: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     to, sender, service = (str(one.get(name) or "") for name in ("to", "from", "messaging_service_sid"))
     text = str(one.get("body") or "").removeprefix(_TRIAL)
-    named = {(sender, None), (None, service), (sender, service), (None, None)}
+    named = {(sender, ""), ("", service), (sender, service)} - {("", "")}
     return tuple(sorted({_mark(to, *each, text) for each in named}))
 
 
-def _mark(to: str, sender: str | None, service: str | None, text: str) -> str:
-    said = [None if one is None else one.lower() for one in (to, sender, service)]
-    return digest(*said, text.strip())[:32]
+def _mark(to: str, sender: str, service: str, text: str) -> str:
+    return digest(to.lower(), sender.lower(), service.lower(), text.strip())[:32]
 
 
 def relink(reply: Reply, base: str) -> Reply:

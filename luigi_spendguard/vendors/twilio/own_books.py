@@ -19,7 +19,7 @@ from luigi_spendguard.vendors.model import Reply, is_id
 from luigi_spendguard.vendors.own_books import CAME_IN, Entry, EntryPage, OwnBooks, PageRequest, Reading
 from luigi_spendguard.vendors.twilio import prices
 from luigi_spendguard.vendors.twilio.operations import RULED, lists_of
-from luigi_spendguard.vendors.twilio.outcomes import made_ms, mark_of, marks_of, read_price
+from luigi_spendguard.vendors.twilio.outcomes import made_ms, mark_of, marks_of, price_in, read_price
 from luigi_spendguard.vendors.twilio.quotes import is_text
 
 _ACCOUNT = r"/api\.twilio\.com/2010-04-01/Accounts/AC[0-9a-fA-F]{32}"
@@ -112,6 +112,9 @@ def _entry(listed: str, one: Mapping[str, Any], reading: Reading) -> Entry:
     if f"twilio:{one['account_sid']}" != reading.account:
         raise ValueError("a line is of another account")
     price = read_price(one, prices.price_setting(reading.settings, "failed_price"), reading.fx)
+    estimated = (
+        price.final and price.total_micros is None
+    )  # What its channel takes is in no price of Twilio's.
     parent = one.get("parent_call_sid")
     parents = (parent,) if isinstance(parent, str) and is_id(parent) and parent else ()
     return Entry(
@@ -122,11 +125,11 @@ def _entry(listed: str, one: Mapping[str, Any], reading: Reading) -> Entry:
         status,
         objects=(*parents, sid),  # What a call dials is quoted, and billed, with it.
         currency=str(one.get("price_unit") or "").lower() if one.get("price") else "",
-        micros=price.total_micros,
+        micros=price_in(one, reading.fx) if estimated else price.total_micros,
         target=str(one.get("to") or "").lower(),
         final=price.final,
         whole=price.whole,
-        estimated=price.final and price.total_micros is None,
+        estimated=estimated,
         note=price.note,
         marks=marks_of(one) if listed == "messages" else (),
     )
