@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import NoReturn
 
 import click
 
@@ -52,8 +53,8 @@ COMMANDS: tuple[click.Command, ...] = (
     upkeep.prune,
     upkeep.forget,
     books.ledger,
-    audit.audit,
     backups.backup,
+    audit.audit,
     backups.restore,
 )
 
@@ -79,6 +80,16 @@ class _Group(click.Group):
         return super().parse_args(ctx, front + rest + args[end:])
 
 
+class _NoSettings:
+    """Says why there are no settings once they are asked for: who checks a receipt needs none."""
+
+    def __init__(self, why: Stop) -> None:
+        self._why = why
+
+    def __getitem__(self, place: int) -> NoReturn:
+        raise self._why
+
+
 @click.group(
     cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example:  spendguard runs"
 )
@@ -97,10 +108,11 @@ def cli(ctx: click.Context, url: str | None, name: str | None) -> None:
         settings = config.load()
         address = url or scheduler_url()
         ctx.obj = (settings, Operator(address, token_for(settings, address, name)))
-    except config.ConfigError as error:
-        raise Stop(str(error), 2) from None
-    except OperatorError as error:
-        raise Stop(str(error), error.exit_code) from None
+    except (config.ConfigError, OperatorError) as error:
+        stop = Stop(str(error), error.exit_code if isinstance(error, OperatorError) else 2)
+        if ctx.invoked_subcommand != audit.audit.name:
+            raise stop from None
+        ctx.obj = _NoSettings(stop)
 
 
 for _command in COMMANDS:

@@ -1,10 +1,10 @@
-"""`spendguard audit`: whether the books are as they were sealed."""
+"""`spendguard audit`: whether the books are as they were sealed, and what shows it to others."""
 
 from __future__ import annotations
 
 import click
 
-from luigi_spendguard.cli import chain
+from luigi_spendguard.cli import chain, exports, receipts
 
 
 @click.group("audit", epilog="Example:  spendguard audit accept")
@@ -12,5 +12,5 @@ def audit() -> None:
     """Look whether anything was changed behind the ledger's back; luigid need not run."""
 
 
-for _one in (chain.accept, chain.new_key):
+for _one in (chain.accept, chain.new_key, exports.export, receipts.receipt, receipts.check_receipt):
     audit.add_command(_one)

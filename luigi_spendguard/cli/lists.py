@@ -6,7 +6,6 @@ import csv
 import functools
 import itertools
 import json
-import re
 import shutil
 import sys
 import textwrap
@@ -32,6 +31,7 @@ from luigi_spendguard.cli.tables import (
     TOP_UP_FIELDS,
     TOP_UP_FILTERS,
     Column,
+    csv_cell,
     plain,
     table_lines,
     time_of,
@@ -226,7 +226,4 @@ def cell_of(row: Row, name: str) -> str:
         value = time_of(name)(row)
     elif isinstance(value, (list, dict)):
         value = json.dumps(value, ensure_ascii=False)
-    text = "" if value is None else plain(str(value))
-    # Names come from pipelines. A phone number stays one: a sign before digits alone is no formula.
-    # (Some spreadsheets take the signs of East Asian keyboards as well.)
-    return f"'{text}" if re.match(r" *([=@\uff1d\uff20\uff0b\uff0d]|[+-](?![0-9.]*$))", text) else text
+    return "" if value is None else csv_cell(str(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -84,6 +85,18 @@ def _cells(text: str) -> int:
 def plain(text: str) -> str:
     """Return a text without control characters: names come from pipelines and vendors."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+#: How a spreadsheet's formula begins. A phone number is none: a sign before digits alone. (Some spreadsheets
+#: take the signs of East Asian keyboards as well.)
+_FORMULA = re.compile(r" *([=@\uff1d\uff20\uff0b\uff0d]|[+-](?![0-9.]*$))")
+_BEGINNINGS = frozenset(" =@+-\uff1d\uff20\uff0b\uff0d")
+
+
+def csv_cell(text: str) -> str:
+    """Return a text as a cell that no spreadsheet takes for a formula: names come from pipelines."""
+    text = plain(text)
+    return f"'{text}" if text[:1] in _BEGINNINGS and _FORMULA.match(text) else text
 
 
 def _spent(call: Mapping[str, Any]) -> str:

@@ -68,18 +68,26 @@ def is_signed(text: str, signature: str, key: Ed25519PublicKey) -> bool:
 
 def public_keys(path: Path) -> Mapping[str, Ed25519PublicKey]:
     """Return the public keys in a file (PEM, one after the other), by their ids. Raises AuditStopped."""
+    try:
+        text = path.read_text("ascii")
+    except OSError as error:
+        raise AuditStopped(f"the audit's public keys {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise AuditStopped(f"{path} has something else in it than public keys (PEM)") from None
+    return public_keys_of(text, str(path))
+
+
+def public_keys_of(text: str, where: str) -> Mapping[str, Ed25519PublicKey]:
+    """Return the public keys in a text (PEM, one after the other), by their ids. Raises AuditStopped."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        parts = path.read_text("ascii").split(_END)[:-1]
-        keys = [load_pem_public_key((part + _END).encode()) for part in parts]
-    except OSError as error:
-        raise AuditStopped(f"the audit's public keys {path} cannot be read: {error.strerror}") from None
+        keys = [load_pem_public_key((part + _END).encode()) for part in text.split(_END)[:-1]]
     except ValueError:
-        raise AuditStopped(f"{path} has something else in it than public keys (PEM)") from None
+        raise AuditStopped(f"{where} has something else in it than public keys (PEM)") from None
     if not keys:
-        raise AuditStopped(f"there is no public key (PEM) in {path}")
+        raise AuditStopped(f"there is no public key (PEM) in {where}")
     return {key_id(key): key for key in keys if isinstance(key, Ed25519PublicKey)}
 
 

@@ -1,0 +1,139 @@
+"""`spendguard audit receipt` and `check-receipt`: what is sealed of a run, for somebody who has no ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from luigi_spendguard.cli.books import refusals
+from luigi_spendguard.cli.context import Stop, settings_of
+from luigi_spendguard.cli.tables import plain, time_of
+from luigi_spendguard.counted import counted
+from luigi_spendguard.money import format_usd, parse_usd
+
+if TYPE_CHECKING:
+    from luigi_spendguard.ledger.audit.checking import Proved, Row
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command(epilog="Example:  spendguard audit receipt nightly-42 --out nightly-42.json")
+@click.argument("run", metavar="RUN")
+@click.option("--out", type=_FILE, help="A new file; RUN.receipt.json here, if not named.")
+def receipt(run: str, out: Path | None) -> None:
+    """Write what is sealed of a run to a file that anybody can check, without this ledger."""
+    from luigi_spendguard.ledger.audit.receipts import receipt as parts
+    from luigi_spendguard.ledger.audit.receipts import run_named, sealed_of
+    from luigi_spendguard.ledger.audit.signing import KeyFiles
+    from luigi_spendguard.ledger.database import copies
+    from luigi_spendguard.ledger.database.engines import opened
+    from luigi_spendguard.ledger.migrations import check_format
+
+    place, files = settings_of().ledger, KeyFiles(settings_of().audit_key)
+    with refusals(), opened(place, read_only=True) as books, books.reading(slow=True) as tx:
+        check_format(tx, place, is_now=True)
+        run_id = run_named(tx, run)
+        found = sealed_of(tx, run_id)
+        if not found.rows:
+            raise Stop(f"nothing of run {run_id} is sealed yet: luigid does so within seconds of a call", 1)
+        path = out if out is not None else Path(f"{_file_name(run_id)}.receipt.json")
+        if path.exists():
+            raise Stop(f"{path} is there already: name a file that is not with --out", 1)
+        pem = files.trusted_file.read_text("ascii") if files.trusted_file.exists() else ""
+        with copies.new_file(path, path) as made:
+            with made.open("w", encoding="utf-8") as file:
+                file.writelines(parts(tx, run_id, [pem] if pem else []))
+            copies.name_new(made, path)
+    click.echo(
+        f"{path}: {counted(found.rows, 'row')} of run {run_id}, for whoever has the public key: `spendguard "
+        f"audit check-receipt {path}` needs nothing else."
+    )
+    if found.unsealed:
+        click.echo(
+            f"Not in it: {counted(found.unsealed, 'entry', 'entries')} that luigid has not sealed yet, which "
+            "it does within seconds; make another one then."
+        )
+
+
+def _file_name(run_id: str) -> str:
+    return "".join(sign if sign.isalnum() or sign in "-_.~" else "_" for sign in run_id)[:150].lstrip(".")
+
+
+@click.command(
+    name="check-receipt", epilog="Example:  spendguard audit check-receipt nightly-42.receipt.json"
+)
+@click.argument("file", type=_FILE)
+@click.option(
+    "--public-key", "key", type=_FILE, help="The public keys that you trust (PEM), not those in the receipt."
+)
+def check_receipt(file: Path, key: Path | None) -> None:
+    """Check a receipt: neither luigi.cfg nor a ledger nor a network is needed.
+
+    Says what it proves, or the first thing that is wrong (exit code 1).
+    """
+    from luigi_spendguard.ledger.audit.checking import check
+    from luigi_spendguard.ledger.audit.signing import public_keys
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise Stop(f"{file} cannot be read: {error.strerror}", 2) from None
+    with refusals():
+        proved = check(data, None if key is None else public_keys(key))
+    for line in _said(proved, is_key_given=key is not None):
+        click.echo(plain(line))
+
+
+def _said(proved: Proved, *, is_key_given: bool) -> Iterator[str]:
+    """Yield what a receipt proves, in words."""
+    first, last = (time_of("at")({"at": one}) for one in proved.sealed)
+    rows = counted(len(proved.entries) + len(proved.calls), "row")
+    signed = f"signed by key {', '.join(proved.keys)}"
+    yield f"PROVED: run {proved.run_id}: {rows} in {counted(proved.blocks, 'block')}, {signed}."
+    yield f"Sealed from {first} to {last}, in ledger {proved.ledger}; nothing in them was changed since."
+    if not is_key_given:
+        yield (
+            "The public key came with the receipt itself: compare its id with the one that the ledger's "
+            "operator has told you by another way, or say --public-key FILE."
+        )
+    if (totals := proved.totals) is not None:
+        yield (
+            f"After its last entry here ({totals['kind']}, {time_of('at')(totals)}): spent "
+            f"{_usd(totals['run_spent_usd'])} of a cap of {_usd(totals['run_cap_usd'])}, reserved "
+            f"{_usd(totals['run_reserved_usd'])}, overrun {_usd(totals['run_overrun_usd'])}."
+        )
+    if proved.gap is not None:
+        yield (
+            f"NOT WHOLE: behind row {proved.gap} the run's totals change without an entry: rows were left "
+            "away."
+        )
+    elif proved.is_from_the_beginning:
+        yield "Its totals add up from its opening to there: no entry that changed them was left away."
+    else:
+        yield "Its totals add up from the first entry here; what was before that is not in the receipt."
+    calls = proved.last_calls
+    states = Counter(row["state"] or row["verdict"] for row in calls)
+    if calls:
+        each = ", ".join(f"{number} {name}" for name, number in sorted(states.items()))
+        yield f"{counted(len(calls), 'call')}: {each}."
+    for row in calls:
+        yield f"  {_call(row)}"
+
+
+def _usd(text: str) -> str:
+    return format_usd(-parse_usd(text[1:]) if text.startswith("-") else parse_usd(text))
+
+
+def _call(row: Row) -> str:
+    spent = [row[f"{name}_usd"] for name in ("settled", "corrected", "overrun")]
+    cost = sum(-parse_usd(one[1:]) if one.startswith("-") else parse_usd(one) for one in spent)
+    about = [f"{row['vendor']} {row['operation']}".strip()]
+    about += [f"object {row['object']}"] if row["object"] else []
+    about += [f"for {row['target']}"] if row["target"] else []
+    why = f" ({row['reason']})" if row["reason"] else ""
+    said = f"{row['verdict']}{why}, {row['state'] or 'nothing reserved'}, {format_usd(cost)}"
+    return f"{row['id']} {time_of('created_at')(row)} {said}: {', '.join(about)}"
