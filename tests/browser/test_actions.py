@@ -252,9 +252,9 @@ def test_a_call_in_doubt_is_resolved_and_a_key_revoked(tab: Tab, site: Site) -> 
 def test_the_token_is_in_the_pages_memory_alone(tab: Tab, site: Site) -> None:
     nightly(site, "night", 1, 0, "5")
     page = tab.go("#tab=budgets&run=night")
-    page.get_by_role("button", name="Enter the admin token…").click()
+    page.get_by_role("button", name="Enter your token…").click()
     tab.say_token(site.token())
-    page.get_by_text("You may change budgets: the admin token").wait_for()
+    page.get_by_text("You have the admin token, which names nobody").wait_for()
     kept = page.evaluate(
         "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])"
     )
@@ -262,7 +262,7 @@ def test_the_token_is_in_the_pages_memory_alone(tab: Tab, site: Site) -> None:
     page.reload()
     page.get_by_text("Read only.").wait_for()
     page.get_by_role("button", name="Revoke…").click()
-    page.get_by_role("dialog", name="Admin token").wait_for()
+    page.get_by_role("dialog", name="Your token").wait_for()
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="detached")
     assert page.evaluate("document.activeElement.textContent") == "Revoke…", "the focus comes back"
@@ -340,9 +340,9 @@ def test_a_family_that_is_script_steals_no_token(tab: Tab, site: Site) -> None:
         runnable=False,
     )
     page = tab.go("#tab=budgets&run=night")
-    page.get_by_role("button", name="Enter the admin token…").click()
+    page.get_by_role("button", name="Enter your token…").click()
     tab.say_token(site.token())
-    page.get_by_text("You may change budgets: the admin token").wait_for()
+    page.get_by_text("You have the admin token, which names nobody").wait_for()
     page.locator("#topNavbar").get_by_role("link", name="Task List").click()
     page.locator("#taskTable img[src=x]").first.wait_for(state="attached")
     assert page.evaluate("window.stolen") is None
@@ -395,10 +395,10 @@ def test_a_dialog_is_closed_with_the_page_that_it_was_about(tab: Tab, site: Site
 def test_a_token_with_odd_signs_is_none(tab: Tab, site: Site) -> None:
     nightly(site, "night", 1, 0, "5")
     page = tab.go("#tab=budgets&run=night")
-    page.get_by_role("button", name="Enter the admin token…").click()
+    page.get_by_role("button", name="Enter your token…").click()
     page.get_by_label("Token", exact=True).fill("tökén—with signs")
     page.get_by_role("button", name="Use it").click()
-    page.get_by_role("alert").get_by_text("this is not the admin token").wait_for()
+    page.get_by_role("alert").get_by_text("this is no token").wait_for()
 
 
 def test_a_name_turns_no_amount_around(tab: Tab, site: Site) -> None:

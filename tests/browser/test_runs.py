@@ -224,7 +224,7 @@ def test_a_page_of_which_nobody_may_read_asks_for_the_token(browser: Any, site: 
     page = tab.go()
     page.get_by_text("Budgets cannot be read").wait_for()
     tab.shot("no-access")
-    page.get_by_role("alert").get_by_role("button", name="Enter the admin token").click()
+    page.get_by_role("alert").get_by_role("button", name="Enter your token").click()
     tab.say_token(site.token())
     row(page, "first").wait_for()
     tab.close()

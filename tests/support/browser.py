@@ -119,10 +119,10 @@ class Tab:
         ]
 
     def say_token(self, token: str) -> None:
-        """Fill in the dialog that asks for the admin token."""
+        """Fill in the dialog that asks for a token."""
         self.page.get_by_label("Token", exact=True).fill(token)
         self.page.get_by_role("button", name="Use it").click()
-        self.page.get_by_role("heading", name="Admin token").wait_for(state="detached")
+        self.page.get_by_role("heading", name="Your token").wait_for(state="detached")
 
     def close(self) -> None:
         """Close it; none of our scripts may have failed."""

@@ -1,13 +1,14 @@
-/* What changes something: a dialog that asks, the admin token, and what luigid says to it. */
+/* What changes something: a dialog that asks, an operator's token, and what luigid says to it. */
 
-import { ApiError, del, get, hasToken, post, requestId, setToken } from "./api.js";
+import { ApiError, barred, del, get, hasToken, me, post, requestId, signIn, signOut } from "./api.js";
 import { h } from "./dom.js";
 import { count, forecast, usd, whole } from "./format.js";
 
 /**
- * Ask in a dialog and act; resolves to whether it was done, or to why not when the dialog was closed while
- * it was tried. What is refused is said in the dialog, which then stays open. `act(values, request_id)` gets
- * the values of the named fields, and the same id each time: what was done and whose answer was lost is not done twice.
+ * Ask in a dialog and act; resolves to whether it was done, to `{ said }` where `act` answers with words of its own for
+ * that, or to why not when the dialog was closed while it was tried. What is refused is said in the dialog, which then
+ * stays open. `act(values, request_id)` gets the values of the named fields, and the same id each time: what was done and
+ * whose answer was lost is not done twice.
  */
 function dialog({ title, text, fields = [], confirm, danger = false, act }) {
   return new Promise((resolve) => {
@@ -30,13 +31,13 @@ function dialog({ title, text, fields = [], confirm, danger = false, act }) {
       go.disabled = cancel.disabled = acting = true;
       let wrong = null;
       try {
-        await act(Object.fromEntries(new FormData(event.target)), request_id);
-        done = true;
+        const words = await act(Object.fromEntries(new FormData(event.target)), request_id);
+        done = typeof words === "string" ? { said: words } : true;
       } catch (error) {
         wrong = error instanceof ApiError ? error.message : String(error);
         refused.append(wrong);
         if (error.status === 401 && hasToken()) {
-          setToken("");
+          signOut();
         }
       }
       go.disabled = cancel.disabled = acting = false;
@@ -68,31 +69,27 @@ const amount = (name, label, more) =>
   field(name, label, { inputmode: "decimal", pattern: "[0-9]+([.][0-9]{1,6})?", placeholder: "12.50",
     title: "an amount such as 50 or 12.50", ...more });
 
-/** Ask for the admin token, once; resolves to whether it is known. */
+/** Ask for an operator's token, once; resolves to whether it is known whose it is. */
 export function askToken() {
   return hasToken() ? Promise.resolve(true) : dialog({
-    title: "Admin token",
-    text: ["Changes need the admin token: [spendguard] admin_token in luigi.cfg, or the file beside the ledger " +
-      "that luigid made. It stays in the memory of this page."],
+    title: "Your token",
+    text: ["Changes need your token of [spendguard_operators] in luigi.cfg or, where operators have no names, the " +
+      "admin token: [spendguard] admin_token, or the file beside the ledger that luigid made. It stays in the memory " +
+      "of this page."],
     fields: [field("token", "Token", { type: "password", required: true, autocomplete: "off" })],
     confirm: "Use it",
     act: async ({ token }) => {
       if (!/^[\x21-\x7e]+$/.test(token.trim())) {
-        throw new ApiError(401, "unauthorized", "this is not the admin token: it has other signs than a token has");
+        throw new ApiError(401, "unauthorized", "this is no token: it has other signs than a token has");
       }
-      setToken(token.trim());
-      try {
-        await get(["vault", "keys"], { run: "-" });  // What only an operator may read.
-      } catch (error) {
-        setToken("");
-        throw error;
-      }
+      await signIn(token.trim());
     },
   });
 }
 
+/** Ask whose change it is, and for a confirmation; resolves as `dialog`, or to why they may not. */
 async function change(about) {
-  return (await askToken()) === true && dialog(about);
+  return (await askToken()) === true && (barred("operate") || dialog(about));
 }
 
 /** What of a run a top-up raises, as luigid's API names it; null: its own cap. */
@@ -117,9 +114,10 @@ function freed(weighed, verb) {
 
 /** Top up a run, or a budget inside it: what is needed is said before, and what the amount frees. */
 export async function topUp(run, budget = null) {
-  if ((await askToken()) !== true) {
-    return false;
+  if ((await askToken()) !== true || barred("operate")) {
+    return barred("operate") || false;
   }
+  const { alone_usd: alone, top_up_usd: most } = me();
   const of = budget || run, which = target(budget);
   const path = ["runs", run.run_id, "top_up"];
   const weigh = (by) => get(path, { ...which, usd: by });
@@ -149,11 +147,41 @@ export async function topUp(run, budget = null) {
     title: `Top up ${run.run_id}${called(budget)}`,
     text: [`Its cap is ${usd(of.cap_usd)}: ${usd(of.spent_usd)} spent, ${usd(of.reserved_usd)} reserved, ` +
       `${usd(of.remaining_usd)} remaining.${thaw || ""}`, ...(needed ? [needed] : []),
-      ...(budget === null ? [] : ["The run's own cap stays as it is, and no other run gets more."])],
+      ...(budget === null ? [] : ["The run's own cap stays as it is, and no other run gets more."]),
+      ...(most === null ? [] : [`You may raise the budgets of one run by ${usd(most)} in all.`]),
+      ...(alone === null ? [] : [`What comes to more than ${usd(alone)} of one run waits for a second operator.`])],
     fields: [amount("usd", "Raise it by (USD)", { required: true, value: suggested,
       oninput: (event) => say(event.target.value.trim()) }), frees],
     confirm: "Top up",
-    act: ({ usd: by }, request_id) => post(path, { usd: by.trim(), request_id, ...which }),
+    act: async ({ usd: by }, request_id) => {
+      const { waiting } = await post(path, { usd: by.trim(), request_id, ...which });
+      return waiting && `Nothing is raised yet: ${usd(waiting.usd)} of ${run.run_id} waits for a second operator ` +
+        `(${waiting.confirmers.join(" or ")}).`;
+    },
+  });
+}
+
+/** What a top-up that waits is of, for people. */
+function whatWaits(one) {
+  const inside = { run: "", day: " beyond the day's cap" }[one.scope] ?? `: ${one.scope} ${one.part}`;
+  return `${usd(one.usd)} of ${one.run_id}${inside}`;
+}
+
+export function confirmTopUp(one) {
+  return change({
+    title: `Confirm ${one.id}`,
+    text: [`A top-up of ${whatWaits(one)}, which ${one.asked_by} has asked for. You are its second operator.`],
+    confirm: "Confirm",
+    act: (_, request_id) => post(["top_ups", one.id, "confirm"], { request_id }),
+  });
+}
+
+export function withdrawTopUp(one) {
+  return change({
+    title: `Withdraw ${one.id}`,
+    text: [`A top-up of ${whatWaits(one)}, which ${one.asked_by} has asked for. It then raises nothing.`],
+    confirm: "Withdraw",
+    act: () => del(["top_ups", one.id]),
   });
 }
 

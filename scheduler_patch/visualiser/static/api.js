@@ -3,17 +3,43 @@
 const ROOT = new URL("../../", document.baseURI);
 const TIMEOUT_MS = 15000;
 
-/** The admin token, in this page's memory alone; it is never stored, and gone with the page. */
+/** An operator's token, in this page's memory alone; it is never stored, and gone with the page. */
 let token = "";
+/** What luigid says of who shows it (`GET /whoami`); null: nobody is signed in. */
+let who = null;
 const listeners = [];
 
-export const hasToken = () => token !== "";
+export const hasToken = () => who !== null;
 
-/** Take (or, with "", forget) the admin token. */
-export function setToken(value) {
+/** Return who is signed in, as `GET /whoami` has it; null: nobody is. */
+export const me = () => who;
+
+/** Take a token, if luigid says whose it is; else none is kept, and what it has said is thrown. */
+export async function signIn(value) {
   token = value;
+  try {
+    who = await get(["whoami"]);
+  } catch (error) {
+    token = "";
+    throw error;
+  }
   listeners.forEach((listener) => listener());
 }
+
+export function signOut() {
+  token = "";
+  who = null;
+  listeners.forEach((listener) => listener());
+}
+
+/** Return why who is signed in may not do what needs a role; null: they may, or nobody is. */
+export function barred(needed) {
+  return who === null || who.may.includes(needed) ? null :
+    `You are ${who.shown}, of role ${who.role}: this needs role ${needed}.`;
+}
+
+/** Return the attributes of a button for what needs a role: who may not is told why. */
+export const forRole = (needed) => ({ disabled: barred(needed) !== null, title: barred(needed) });
 
 export function onToken(listener) {
   listeners.push(listener);

@@ -2,10 +2,10 @@
 
 import { askToken } from "./actions.js";
 import * as address from "./address.js";
-import { hasToken, onToken, setToken } from "./api.js";
+import { me, onToken, signOut } from "./api.js";
 import { callsPage } from "./calls.js";
 import { showCosts } from "./costs.js";
-import { h, show } from "./dom.js";
+import { h, show, showFor } from "./dom.js";
 import { journalPage } from "./journal.js";
 import { runPage } from "./run.js";
 import { runsList } from "./runs.js";
@@ -34,7 +34,7 @@ let refreshSingle = null, shown = "", timer = null, turn = 0;
 async function acted(action, words) {
   const done = await action();
   if (done) {
-    said.textContent = done === true ? words : `It was refused: ${done}`;
+    said.textContent = done === true ? words : done.said ?? `It was refused: ${done}`;
     refresh();
   }
 }
@@ -92,16 +92,17 @@ function trouble(error) {
     readable
       ? h("button", { type: "button", class: "btn btn-default btn-sm", "data-key": "again", onclick: refresh }, "Try again")
       : h("button", { type: "button", class: "btn btn-default btn-sm", "data-key": "token",
-        onclick: () => acted(askToken, "") }, "Enter the admin token…"));
+        onclick: () => acted(askToken, "") }, "Enter your token…"));
 }
 
 function showAccess() {
-  show(access, hasToken(), (known) => known
-    ? ["You may change budgets: the admin token is in this page's memory. ",
+  show(access, me(), (who) => who
+    ? [who.name ? `You are ${who.name}, of role ${who.role}` : "You have the admin token, which names nobody",
+      ": your token is in this page's memory. ",
       h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": "forget",
-        onclick: () => setToken("") }, "Forget it")]
+        onclick: signOut }, "Forget it")]
     : ["Read only. ", h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": "enter",
-      onclick: () => acted(askToken, "You may change budgets now.") }, "Enter the admin token…")]);
+      onclick: () => acted(askToken, "It is known now who you are.") }, "Enter your token…")]);
 }
 
 /** Luigi's own handler takes an unknown tab for its task list: it does not hear of ours. */
@@ -146,6 +147,7 @@ function start() {
   tabs.append(h("li", null, link));
   panes.append(pane);
   onToken(() => {
+    showFor(me());
     showAccess();
     refresh();
   });

@@ -2,7 +2,7 @@
 
 import { resolve } from "./actions.js";
 import * as address from "./address.js";
-import { get } from "./api.js";
+import { forRole, get } from "./api.js";
 import { csvButton } from "./csv.js";
 import { days, range } from "./days.js";
 import { external, h, rows, show, table, withCommands } from "./dom.js";
@@ -118,8 +118,8 @@ function cells(call, acted, whole) {
     h("td", null, call.verdict, h("div", small, withCommands(call.message))),
     h("td", null, (call.state || "").replace("_", " "), call.state === "in_doubt" && h("div", null,
       h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": `resolve ${call.id}`,
-        onclick: () => acted(() => resolve(call), "The call is resolved.") }, "Resolve…"))),
-    h("td", { class: "spendguard-name" }, external(call.object_url, call.object_id || ""),
+        ...forRole("operate"), onclick: () => acted(() => resolve(call), "The call is resolved.") }, "Resolve…"))),
+    h("td", { class: "spendguard-name" }, h("div", null, external(call.object_url, call.object_id || "")),
       call.vendor_request && h("div", { ...small, title: "The vendor's own id of the request" }, call.vendor_request)),
     h("td", { class: "text-right spendguard-small" }, duration(call.created_at, call.ended_at)),
   ].filter(Boolean);

@@ -73,12 +73,20 @@ export function external(address, text) {
     : text;
 }
 
+/** For whom it is shown: what they may not do, they are told. */
+let viewer = null;
+
+/** Let everything be made anew that is shown from now on to somebody else. */
+export function showFor(who) {
+  viewer = who;
+}
+
 /**
  * Let `parent` show `data` by `make(data)`, if that is something else than what it shows. What was focused, or
  * opened, stays so: it is found again by its `data-key`.
  */
 export function show(parent, data, make) {
-  const seen = JSON.stringify(data);
+  const seen = JSON.stringify([data, viewer]);
   if (parent.spendguardSeen === seen) {
     return;
   }

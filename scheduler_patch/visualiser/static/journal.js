@@ -6,15 +6,17 @@ import { csvButton } from "./csv.js";
 import { days, range } from "./days.js";
 import { h, rows, show, table } from "./dom.js";
 import { some, time, usd } from "./format.js";
+import { waitingTopUps } from "./topups.js";
 
 const SIZE = 50, FEW = 10;
 const KINDS = {
-  top_up: "top-up", approve: "approval", revoke: "run revoked", revoke_key: "key revoked", resolve: "call resolved",
+  top_up: "top-up", ask_top_up: "top-up asked for", withdraw_top_up: "top-up withdrawn", approve: "approval",
+  revoke: "run revoked", revoke_key: "key revoked", resolve: "call resolved",
   prune: "pruned", forget: "customer forgotten", correction: "amount corrected",
 };
 
 /** Make the list of all runs in `place`; returns `refresh(wanted, current)`. */
-export function journalPage(place) {
+export function journalPage(place, acted) {
   const between = days("journal"), body = h("tbody"), empty = h("p", { class: "spendguard-empty" });
   const pages = h("nav", { "aria-label": "Pages of actions" });
   const kind = h("select", { id: "spendguard-kind", class: "form-control",
@@ -23,14 +25,16 @@ export function journalPage(place) {
     Object.entries(KINDS).map(([value, name]) => h("option", { value }, name)));
   const query = (wanted) => ({ kind: wanted.kind, run: wanted.of, ...range(wanted) });
   const grid = list("What operators did", true, body);
+  const waits = h("div"), waiting = waitingTopUps(waits, acted);
   place.replaceChildren(
-    h("h2", null, "What operators did"),
+    h("h2", null, "What operators did"), waits,
     h("form", { class: "form-inline spendguard-filters", onsubmit: (event) => event.preventDefault() },
       h("label", { for: kind.id }, "Kind"), kind, " ", between.elements, " ",
       csvButton("actions", () => ({ path: ["actions"], query: query(address.read()) }))),
     grid, empty, pages);
 
   return async function refresh(wanted, current) {
+    await waiting("", current);
     const { found, next } = await page(["actions"], { ...query(wanted), before: wanted.before, limit: SIZE });
     if (!current()) {
       return;
@@ -85,7 +89,7 @@ function cells(one, whole) {
 
 /** Return an amount; a top-up and a correction are changes of one. */
 function change(one) {
-  const sign = ["top_up", "correction"].includes(one.kind) && Number(one.usd) > 0 ? "+" : "";
+  const sign = ["top_up", "ask_top_up", "correction"].includes(one.kind) && Number(one.usd) > 0 ? "+" : "";
   return sign + (one.kind === "correction" ? some(one.usd) : usd(one.usd));
 }
 

@@ -2,7 +2,7 @@
 
 import * as actions from "./actions.js";
 import * as address from "./address.js";
-import { get, hasToken } from "./api.js";
+import { forRole, get, hasToken } from "./api.js";
 import { bar } from "./bar.js";
 import { callsTable } from "./calls.js";
 import { h, show, table, withCommands } from "./dom.js";
@@ -10,17 +10,19 @@ import { blocked as blockedText, count, forecast, some, time, usd, whole } from 
 import { journalOf } from "./journal.js";
 import { spendingPlot } from "./plot.js";
 import { label } from "./runs.js";
+import { waitingTopUps } from "./topups.js";
 
 /** Luigi's own page of a task. */
 const graph = (task_id) => `#tab=graph&taskId=${encodeURIComponent(task_id)}`;
 
 /** Make the page in `place`; `acted(action, words)` runs a dialog's action. Returns `refresh(wanted)`. */
 export function runPage(place, acted) {
-  const head = h("div"), blocked = h("div"), keys = h("div"), calls = h("div"), done = h("div");
+  const head = h("div"), blocked = h("div"), keys = h("div"), calls = h("div"), done = h("div"), asked = h("div");
   const by = h("div", { class: "btn-group", role: "group", "aria-label": "Split by" });
   const spent = h("div", null, h("h3", null, "Spending"), by);
-  place.replaceChildren(head, spent, blocked, done, keys, calls);
+  place.replaceChildren(head, asked, spent, blocked, done, keys, calls);
   const plot = spendingPlot(spent), table_ = callsTable(calls, acted), journal = journalOf(done);
+  const waits = waitingTopUps(asked, acted);
   let plotted = "", due = 0;
 
   return async function refresh(wanted, current) {
@@ -35,7 +37,7 @@ export function runPage(place, acted) {
     const [spending, found] = await Promise.all([
       books === plotted || (begun < due && !other) ? null : get(["runs", run.run_id, "spending"], { by: split }),
       hasToken() ? get(["vault", "keys"], { run: run.run_id }) : null,
-      journal(run.run_id, current),
+      journal(run.run_id, current), waits(run.run_id, current),
     ]);
     if (!current()) {
       return;
@@ -60,7 +62,7 @@ export function runPage(place, acted) {
 function about(run, acted) {
   const button = (text, action, words, kind = "default") =>
     h("button", { type: "button", class: `btn btn-${kind} btn-sm`, "data-key": text,
-      onclick: () => acted(() => action(run), words) }, text);
+      ...forRole("operate"), onclick: () => acted(() => action(run), words) }, text);
   const over = run.state === "revoked"; // What was announced in one that has ended goes on.
   const facts = [
     ["Root task", h("a", { href: graph(run.root_task_id) }, run.root_task_id)], ["Label", run.label],
@@ -104,7 +106,7 @@ function waiting(run, acted) {
         h("td", null, bar(budget)),
         h("td", null, !over && budget.scope !== "beyond_day" && h("button", { type: "button",
           class: "btn btn-default btn-xs", "data-key": `top up ${budget.scope} ${budget.part}`,
-          "aria-label": `Top up ${budget.scope} ${budget.part}…`,
+          "aria-label": `Top up ${budget.scope} ${budget.part}…`, ...forRole("operate"),
           onclick: () => acted(() => actions.topUp(run, budget), `A budget of ${run.run_id} is raised.`) },
           "Top up…")))))),
   ];
@@ -128,7 +130,7 @@ function waiting(run, acted) {
         `paid: ${task.warning} `
       : ` may cost ${usd(task.cost_usd)} `,
     h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": `approve ${task.task_id}`,
-      onclick: () => acted(() => actions.approveTask(run, task), "The task is approved.") }, "Approve…")));
+      ...forRole("operate"), onclick: () => acted(() => actions.approveTask(run, task), "The task is approved.") }, "Approve…")));
   return h("div", null, budgets,
     reasons.length > 0 && [h("h3", null, "What holds it"), h("ul", { class: "spendguard-reasons" }, reasons)],
     next.length > 0 && [h("h3", null, "What will hold it next"), h("ul", { class: "spendguard-reasons" }, next)],
@@ -138,7 +140,7 @@ function waiting(run, acted) {
 
 function vaultKeys(keys, acted) {
   if (keys === null) {
-    return h("div", null, h("h3", null, "Vault keys"), h("p", null, "Shown to those who have the admin token. ",
+    return h("div", null, h("h3", null, "Vault keys"), h("p", null, "Shown to operators. ",
       h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": "show keys",
         onclick: () => acted(actions.askToken, "") }, "Show them…")));
   }
@@ -158,6 +160,7 @@ function row(key, acted) {
     h("td", null, allowed.join(", ")),
     h("td", { class: "spendguard-small" }, key.expires_at ? time(Date.parse(key.expires_at)) : ""),
     h("td", null, key.state === "active" && h("button", { type: "button", class: "btn btn-default btn-xs",
-      "data-key": `revoke ${key.id}`, onclick: () => acted(() => actions.revokeKey(key), "The key is revoked.") },
+      "data-key": `revoke ${key.id}`, ...forRole("operate"),
+      onclick: () => acted(() => actions.revokeKey(key), "The key is revoked.") },
       "Revoke key…")));
 }
