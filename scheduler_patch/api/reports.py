@@ -53,7 +53,7 @@ async def days(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     """Return what each day has cost, split by a name."""
     period, split = _period(call, "split"), call.choice("split", by_day.SPLITS) or "vendor"
     found = await service.browse(by_day.days, period, split, service.settings.caps.day)
-    return found or {"days": [], "series": [], "cap_usd": [], "denied_calls": []}
+    return found or {"days": [], "series": [], "total_usd": [], "cap_usd": [], "denied_calls": []}
 
 
 async def focus(service: LedgerService, call: ApiCall, request: NoFields) -> Any:

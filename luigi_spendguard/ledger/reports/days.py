@@ -73,6 +73,7 @@ def days(tx: Tx, period: ReportPeriod, split: str, cap: Micros | None) -> dict[s
             {"name": name, "spent_usd": [plain_usd(one) for one in each]}
             for name, each in zip(shown, amounts, strict=True)
         ],
+        "total_usd": [plain_usd(sum(each[at[number]] for each in amounts)) for number in numbers],
         "cap_usd": [None if (one := caps.get(day_of(n))) is None else plain_usd(one) for n in numbers],
         "denied_calls": [told.get(number, 0) for number in numbers],
     }

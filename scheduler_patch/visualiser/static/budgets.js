@@ -9,6 +9,7 @@ import { h, show, showFor } from "./dom.js";
 import { journalPage } from "./journal.js";
 import { runPage } from "./run.js";
 import { runsList } from "./runs.js";
+import { spendingPage } from "./spending.js";
 import { totalsPage } from "./totals.js";
 
 const REFRESH_MS = 5000;
@@ -19,8 +20,8 @@ const failed = h("div", { class: "spendguard-failed", role: "alert" });
 const access = h("p", { class: "spendguard-access" });
 const loading = h("p", { class: "spendguard-loading" }, "Loading…");
 /** Pages beside the list of runs, by their name in the address: each makes itself in a place. */
-const VIEWS = { calls: callsPage, totals: totalsPage, actions: journalPage };
-const NAMES = { "": "Runs", calls: "Calls", totals: "Totals", actions: "What operators did" };
+const VIEWS = { calls: callsPage, spending: spendingPage, totals: totalsPage, actions: journalPage };
+const NAMES = { "": "Runs", calls: "Calls", spending: "Spending", totals: "Totals", actions: "What operators did" };
 
 const views = h("nav", { class: "spendguard-views", "aria-label": "Pages of budgets" });
 const list = h("div"), single = h("div");

@@ -5,7 +5,7 @@ import { some, usd } from "./format.js";
 import { lasting, timeline, zone } from "./timeline.js";
 
 /* Dark enough beside each other and on white; the dashes tell lines apart without their colours. */
-const COLOURS = ["#1f5f99", "#a34700", "#1f7a4d", "#7a3e9d", "#8a6d00", "#b0285f", "#3d6b6b", "#5c5c5c", "#704214"];
+export const COLOURS = ["#1f5f99", "#a34700", "#1f7a4d", "#7a3e9d", "#8a6d00", "#b0285f", "#3d6b6b", "#5c5c5c", "#704214"];
 const DASHES = [[], [8, 4], [2, 3], [12, 3, 2, 3]];
 const HEIGHT = 280;
 /* What stays free at both sides, of the width of the time; pixels that a written moment takes, and that half of one
@@ -17,7 +17,7 @@ const AMOUNTS = 80;
 let loading;
 
 /** Load the plotting library, which luigid serves, when it is first needed. */
-function uPlot() {
+export function uPlot() {
   loading ||= new Promise((resolve, reject) => {
     const base = new URL("uplot/", import.meta.url);
     const style = h("link", { rel: "stylesheet" }), script = h("script");

@@ -259,7 +259,7 @@ def test_days_have_their_cap_and_their_denials(books: Books) -> None:
     found = books.read(days, ReportPeriod(since=at - 3 * DAY_MS), "vendor", Micros(60 * USD))
     assert found["days"] == [day_of(at // DAY_MS)]
     assert found["series"] == [{"name": "stripe", "spent_usd": ["10.00"]}]
-    assert (found["cap_usd"], found["denied_calls"]) == (["50.00"], [1])
+    assert (found["total_usd"], found["cap_usd"], found["denied_calls"]) == (["10.00"], ["50.00"], [1])
 
 
 def test_what_was_pruned_is_said_apart(books: Books) -> None:
