@@ -50,6 +50,7 @@ BOTH_ENGINES = (
     "tests/unit/ledger/",
     "tests/unit/service/test_several.py",
     "tests/unit/service/",
+    "tests/unit/reconcile/test_stripe.py",
     "tests/unit/scheduler/test_machine.py",
     "tests/acceptance/test_races.py",
     "tests/acceptance/test_ends.py",
@@ -57,6 +58,7 @@ BOTH_ENGINES = (
     "tests/acceptance/test_two_luigids.py",
     "tests/integration/test_late_messages.py",
     "tests/integration/test_older_answers.py",
+    "tests/integration/test_reconcile.py",
     "tests/integration/test_resolved.py",
 )
 LONG = (

@@ -69,6 +69,7 @@ class Resolution:
         object_id: the vendor's object that it opened, if the operator knows.
         overrun: it may have cost more than was reserved.
         correct: it may have been resolved otherwise before.
+        by_books: the vendor's own books say it, of a call that the vendor's answer has ended.
 
     """
 
@@ -76,9 +77,11 @@ class Resolution:
     object_id: str | None = None
     overrun: bool = False
     correct: bool = False
+    by_books: bool = False
 
     def __str__(self) -> str:
         spent = "not sent" if self.spent is None else f"spent {format_usd(self.spent)}"
+        spent += ", by the vendor's books" if self.by_books else ""
         return f"{spent}, object {self.object_id}" if self.object_id else spent
 
 
@@ -102,6 +105,8 @@ def resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Ro
     entry = JournalEntry("operator", row["run_id"], call_id, request_id=request_id, note=str(resolution))
     if was_made(tx, entry):
         return row
+    if resolution.by_books and row["state"] == "settled":
+        return _restated(tx, row, resolution, entry)
     _check(tx, row, resolution)
     total = resolution.spent or Micros(0)
     if total > row["reserved_micros"] and not resolution.overrun:
@@ -143,6 +148,35 @@ def resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Ro
     resolved = tx.one("SELECT * FROM call WHERE id = ?", call_id)
     assert resolved is not None
     return resolved
+
+
+def _restated(tx: Tx, row: Row, resolution: Resolution, entry: JournalEntry) -> Row:
+    """Let a settled call have cost what its vendor's own books say. Raises Conflict.
+
+    It stays what the vendor has answered: only its amount is known better.
+    """
+    total = resolution.spent
+    if total is None or resolution.object_id not in (None, row["object_id"]):
+        raise Conflict(
+            f"call {row['id']} was settled by the vendor's answer: only its amount can be corrected"
+        )
+    if total > row["reserved_micros"] and not resolution.overrun:
+        raise Conflict(
+            f"{format_usd(total)} is more than the {format_usd(row['reserved_micros'])} that call "
+            f"{row['id']} had reserved: repeat it with "
+            '{"overrun": true}, which books the rest as overrun and freezes the run'
+        )
+    note = f"resolved: {resolution}"
+    if row["object_id"] is not None and total > cost_so_far(row):
+        take_back(tx, row, row["object_id"], total - cost_so_far(row))
+    restate(tx, row, total, note, forced=True)
+    handed = _count(tx, row, row["object_id"], total, forced=True)
+    tx.run("DELETE FROM price_due WHERE call_id = ?", row["id"])
+    tx.run("UPDATE call SET message = ? WHERE id = ?", "; ".join([note, *handed]), row["id"])
+    journal(tx, entry)
+    restated = tx.one("SELECT * FROM call WHERE id = ?", row["id"])
+    assert restated is not None
+    return restated
 
 
 def _count(tx: Tx, row: Row, object_id: str | None, total: Micros, *, forced: bool) -> list[str]:

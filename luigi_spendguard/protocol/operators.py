@@ -117,7 +117,12 @@ class ApproveRequest(Message):
 
 @dataclass(frozen=True)
 class ResolveRequest(Message):
-    """What became of a call, by the operator's word: what it has spent, or that it was not sent."""
+    """What became of a call, by the operator's word: what it has spent, or that it was not sent.
+
+    Attributes:
+        by_books: the vendor's own books say it, of a call that the vendor's answer has ended, too.
+
+    """
 
     id: Text
     spent_usd: Usd | None = None
@@ -125,6 +130,7 @@ class ResolveRequest(Message):
     object_id: Text | None = None
     overrun: Flag = False
     correct: Flag = False
+    by_books: Flag = False
     request_id: RequestId | None = None
 
     def __post_init__(self) -> None:

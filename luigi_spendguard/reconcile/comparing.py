@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from luigi_spendguard.ledger.corrections import cost_by_price
-from luigi_spendguard.money import Micros, format_usd, plain_usd
+from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol import command, commands
 from luigi_spendguard.reconcile.differences import Cause, Difference
 from luigi_spendguard.reconcile.work_file import WorkFile
@@ -67,6 +67,7 @@ class _KnownCall:
     account: str
     operation: str
     object: str | None
+    target: str
     state: str
     currency: str
     asked: int
@@ -122,10 +123,10 @@ class _Money:
 
 
 (_KIND, _AT, _STATE, _ABOUT, _AMOUNT, _CURRENCY, _MICROS, _OPEN, _TAG, _FINAL, _RANK, _INSIDE) = range(1, 13)
-(_ID, _WHOLE, _ESTIMATED, _NOTE) = range(13, 17)
+(_ID, _WHOLE, _ESTIMATED, _NOTE, _LISTED, _TARGET) = range(13, 19)
 _LINES = (
     "SELECT subject, kind, at_ms, state, about, amount, currency, micros, open_micros, tag, final, rank,"
-    " inside, id, whole, estimated, note FROM line ORDER BY subject, rank"
+    " inside, id, whole, estimated, note, listed, target FROM line ORDER BY subject, rank"
 )
 _ITEMS = "SELECT subject, call, micros FROM item ORDER BY subject"
 #: The calls of each money, by the object that they name or by what their tag says.
@@ -138,8 +139,8 @@ _CALLS = (
     ", ".join(
         f"call.{name}"
         for name in (
-            *("id", "run_id", "account", "operation", "object", "state", "currency", "asked", "reserved"),
-            *("cost", "at_ms", "fees"),
+            *("id", "run_id", "account", "operation", "object", "target", "state", "currency", "asked"),
+            *("reserved", "cost", "at_ms", "fees"),
         )
     )
 )
@@ -279,6 +280,13 @@ def _judged(how: Comparison, money: _Money, best: list[_Row], only: tuple[int, i
     return _Judge(how, money, best, only).judged()
 
 
+def _may_be_its(call: _KnownCall, line: _Row) -> bool:
+    """Return whether a line that has a call's tag is of the kind that the call makes, and of its target."""
+    if not call.operation.startswith(f"{line[_LISTED]}."):
+        return False
+    return not (call.target and line[_TARGET]) or call.target == line[_TARGET]
+
+
 @dataclass(frozen=True)
 class _Judge:
     """Says of one money why both sides differ."""
@@ -302,7 +310,7 @@ class _Judge:
     @property
     def movable(self) -> int:
         """What the vendor's lines have moved, or can still move, in micro-dollars."""
-        return sum(max(line[_MICROS] or 0, line[_OPEN]) for line in self.best)
+        return sum((line[_MICROS] or 0) + line[_OPEN] for line in self.best)
 
     @property
     def currency(self) -> str:
@@ -330,6 +338,7 @@ class _Judge:
         *,
         certain: bool = False,
         spent: int | None = None,
+        opened: str = "",
     ) -> Difference:
         call = self.call
         amounts = [line[_AMOUNT] for line in self.best if line[_AMOUNT] is not None]
@@ -345,6 +354,7 @@ class _Judge:
             self.currency,
             certain,
             spent,
+            opened,
             reason,
             remedy,
         )
@@ -373,27 +383,30 @@ class _Judge:
             )
         known = by_tag or (call.object is not None and bool(self.best))
         if known and len(self.money.opened) == 1:
-            others = sum(micros for name, micros in self.money.items if name != call.id)
             counted = sum(micros for _, micros in self.money.items)
-            own = call.reserved
-            beside = max(0, counted - own) if call.object is not None else others
-            spent = max(0, self.movable - beside)
+            spent = max(0, self.movable - max(0, counted - call.reserved))
             quoted = [line for line in self.best if line[_ESTIMATED] or line[_MICROS] is None]
             if quoted or (spent and not all(line[_WHOLE] for line in self.best)):
                 # What it was quoted with stands: the price is not there, or may lack fees.
                 spent = spent if quoted == [] and spent > call.reserved else call.reserved
-            settled = all(line[_FINAL] or line in quoted for line in self.best)
-            certain = settled and spent <= call.reserved and self._same_currency(call, spent)
+            fits = spent <= call.reserved and self._same_currency(call, spent)
+            certain = fits and all(line[_FINAL] or line in quoted for line in self.best)
             how = self.money.by_what if by_tag else "its object"
-            made = bool(spent)
-            said = (
-                f"made: it has cost {format_usd(Micros(spent))}" if made else "known: it counts for nothing"
-            )
             alone = call.object is None and len(self.best) == 1
-            object_id = ("--object", self.money.subject) if alone else ()
-            remedy = command("resolve", call.id, "--spent", plain_usd(Micros(spent)), *object_id)
-            reason = f"call {call.id} was in doubt, and by {how} {self.money.subject} it was {said}"
-            return self._found(Cause.MADE, reason, f"{remedy}, or --apply", certain=certain, spent=spent)
+            opened = self.money.subject if alone else ""
+            if by_tag and how == "its tag":
+                line = next(one for one in self.money.lines if one[_TAG] == call.id)
+                opened = str(line[_ID])
+                certain = certain and _may_be_its(call, line)
+            remedy = command(
+                "resolve", call.id, "--spent", plain_usd(spent), *(("--object", opened) if opened else ())
+            )
+            said = f"made: it has cost {format_usd(spent)}" if spent else "known: it counts for nothing"
+            reason = f"call {call.id} was in doubt, and by {how} {opened or self.money.subject} it was {said}"
+            if not certain:
+                reason += "; that is not certain"
+            remedy += ", or --apply" if certain else ", if it is so"
+            return self._found(Cause.MADE, reason, remedy, certain=certain, spent=spent, opened=opened)
         return self._found(
             Cause.IN_DOUBT,
             f"call {call.id} is in doubt, and nothing in the vendor's books is known to be its",
@@ -476,15 +489,13 @@ class _Judge:
         moved = shown + fees
         opened = sum(one[_OPEN] for one in self.best)
         counted = sum(micros for _, micros in self.money.items)
-        vendor, ledger = format_usd(Micros(moved)), format_usd(Micros(counted))
+        vendor, ledger = format_usd(moved), format_usd(counted)
         payers = [one for one in self.money.calls if one.cost]
         single = [(one.id, one.cost) for one in payers] == ([(call.id, counted)] if counted else [])
         final = all(one[_FINAL] for one in self.best) and not opened
         certain = single and final and call.state == "settled" and self._same_currency(call, moved)
         if self.money.tagged and call.state == "voided":
-            spent = command(
-                "resolve", call.id, "--spent", plain_usd(Micros(moved)), "--object", subject, "--correct"
-            )
+            spent = command("resolve", call.id, "--spent", plain_usd(moved), "--object", subject, "--correct")
             text = f"{subject} has the tag of call {call.id}, which is said not to have been made"
             return self._found(Cause.MADE, text, f"where it is that call's: {spent}")
         if call.currency and self.currency and call.currency != self.currency:

@@ -39,7 +39,8 @@ class Difference:
         at_ms: when it was made, in milliseconds since the epoch.
         vendor_micros, ledger_micros: what is on that side only, in micro-dollars.
         amount, currency: what the vendor shows, in minor units; None where it does not count so.
-        certain: `--apply` may book it: the call has cost `spent` micro-dollars, None: it was not made.
+        certain: `--apply` may book it: the call has cost `spent` micro-dollars.
+        opened: what the call has opened at the vendor, where the ledger does not know that; else "".
         reason, remedy: for people; the remedy has the commands.
 
     """
@@ -55,5 +56,6 @@ class Difference:
     currency: str
     certain: bool
     spent: int | None
+    opened: str
     reason: str
     remedy: str

@@ -102,7 +102,7 @@ COMPARED = (
         number INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, call TEXT NOT NULL,
         run_id TEXT NOT NULL, at_ms INTEGER NOT NULL, vendor_micros INTEGER NOT NULL,
         ledger_micros INTEGER NOT NULL, amount INTEGER, currency TEXT NOT NULL, certain INTEGER NOT NULL,
-        spent INTEGER, reason TEXT NOT NULL, remedy TEXT NOT NULL
+        spent INTEGER, opened TEXT NOT NULL, reason TEXT NOT NULL, remedy TEXT NOT NULL
     )
     """,
 )

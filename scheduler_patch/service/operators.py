@@ -180,7 +180,7 @@ def _approved(service: LedgerService, request: ApproveRequest) -> runs.Approved:
 async def resolve(service: LedgerService, request: ResolveRequest) -> dict[str, Any]:
     """End an in-doubt call by the operator's word, or correct it. Raises BadAmount, NotFound, Conflict."""
     amount = None if request.spent_usd is None else parse_usd(request.spent_usd)
-    resolution = Resolution(amount, request.object_id, request.overrun, request.correct)
+    resolution = Resolution(amount, request.object_id, request.overrun, request.correct, request.by_books)
     row, run_state = await service.commit(_resolve, request.id, resolution, _id_of(request))
     return {**queries.show_call(row), "run_state": run_state}
 

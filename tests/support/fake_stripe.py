@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl
 
 import tornado.web
 
+from tests.support import fake_stripe_lists as lists
 from tests.support.fake_stripe_trials import Trials
 
 REQUESTS: list[dict[str, Any]] = []
@@ -246,6 +247,30 @@ def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> di
     return found | ({"customer": data["customer"]} if "customer" in data else {})
 
 
+def books_of(kind: str, data: dict[str, str], path: str) -> dict[str, Any]:
+    """Return a page of what was made in a period, as Stripe lists it; what moved money had a charge."""
+    for made in OBJECTS.values():
+        made.setdefault("created", int(time.time()))
+    found = list(OBJECTS.values())
+    for number, moved in enumerate(MOVED):
+        of = OBJECTS[moved["object"]]
+        types = {"payment_intent": "charge", "charge": "charge", "invoice": "charge"}
+        charge = {"id": f"ch_of_{of['id']}", "object": "charge", "payment_intent": of["id"]}
+        found.append(
+            {
+                "id": f"txn_{number:06d}",
+                "object": "balance_transaction",
+                "type": types.get(of["object"], of["object"]),
+                "amount": moved["amount"],
+                "currency": of["currency"],
+                "fee": 30 if of["object"] == "payment_intent" else 0,
+                "created": int(time.time() - time.monotonic() + moved["time"]),
+                "source": charge if of["object"] == "payment_intent" else of,
+            }
+        )
+    return lists.listing(found, kind, data, path)
+
+
 def listing(kind: str, data: dict[str, str], path: str) -> dict[str, Any]:
     found = [o for o in OBJECTS.values() if o["object"] == kind[:-1]]
     start = data.get("starting_after")
@@ -264,6 +289,8 @@ BILLING = Trials(OBJECTS, new_id, move, _billing_problem)
 
 def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
     _, _, kind, *parts = path.split("/")
+    if method == "GET" and "created[gte]" in data:
+        return books_of("/".join([kind, *parts]), data, path)
     if kind in BILLING.kinds:
         return BILLING.kinds[kind](method, parts, data)
     if method == "GET" and not parts and kind != "balance":

@@ -40,7 +40,7 @@ _PATHS = {
     "invoices": "/v1/invoices",
     "invoice_payments": "/v1/invoice_payments",
     "invoiceitems": "/v1/invoiceitems",
-    "checkout_sessions": "/v1/checkout/sessions",
+    "checkout.sessions": "/v1/checkout/sessions",
     "credit_notes": "/v1/credit_notes",
     "balance_transactions": "/v1/balance_transactions",
 }
@@ -148,6 +148,7 @@ def _entry(
         "micros": micros,
         "open_micros": open_micros,
         "tag": tag if isinstance(tag, str) and len(tag) <= 255 else "",
+        "target": next(iter(_named(body.get("customer"), body.get("destination"))), ""),
     }
 
 
@@ -225,7 +226,7 @@ def _sessions(body: Body, fx: Mapping[str, Decimal]) -> list[Entry]:
     total = _minor(body, "amount_total")
     moved = total if body.get("payment_status") == "paid" else 0
     opened = total if not moved and body.get("status") != "expired" else 0
-    facts = _entry("checkout_sessions", "charge", body, fx, moved, opened)
+    facts = _entry("checkout.sessions", "charge", body, fx, moved, opened)
     objects = (*facts["objects"], *_named(body.get("payment_intent"), body.get("invoice")))
     return [Entry(**facts | {"objects": objects})]
 
@@ -309,7 +310,7 @@ _READERS: Mapping[str, Callable[[Body, Mapping[str, Decimal]], list[Entry]]] = {
     "invoices": _invoices,
     "invoice_payments": _invoice_payments,
     "invoiceitems": _items,
-    "checkout_sessions": _sessions,
+    "checkout.sessions": _sessions,
     "credit_notes": _credit_notes,
     "balance_transactions": _movements,
 }
