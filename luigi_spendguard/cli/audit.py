@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from luigi_spendguard.cli import chain, exports, receipts
+from luigi_spendguard.cli import chain, exports, receipts, upkeep
 
 
 @click.group("audit", epilog="Example:  spendguard audit accept")
@@ -12,5 +12,12 @@ def audit() -> None:
     """Look whether anything was changed behind the ledger's back; luigid need not run."""
 
 
-for _one in (chain.accept, chain.new_key, exports.export, receipts.receipt, receipts.check_receipt):
+for _one in (
+    chain.accept,
+    chain.new_key,
+    exports.export,
+    receipts.receipt,
+    receipts.check_receipt,
+    upkeep.prune_audit,
+):
     audit.add_command(_one)

@@ -94,12 +94,32 @@ def restore(
             if not answered(lambda: click.confirm(f"Put it in the place of {place}?")):
                 raise Stop("nothing was changed", 1)
         kept = found.put(with_revokes=not without_revokes, actor=f"{getpass.getuser()} on this machine")
+    _go_on_sealing(place)
     old = f" The old ledger is kept as {kept}." if kept is not None else ""
     click.echo(f"Restored: {place}.{old} Now start luigid.")
     if found.held:
         click.echo(
             f"Nothing remains to {counted(len(found.held), 'run')} until you top {_them(found.held)} up by "
             "what the vendors' books leave; other runs go on."
+        )
+
+
+def _go_on_sealing(place: Path) -> None:
+    """Let luigid seal behind the restored ledger's last block: it knows a later one, of the ledger before."""
+    from luigi_spendguard.ledger.audit import sealing
+    from luigi_spendguard.ledger.audit.signing import KeyFiles
+    from luigi_spendguard.ledger.database.engines import opened
+
+    settings = settings_of()
+    if place != settings.ledger:
+        click.echo("Where luigid has sealed this ledger here before: spendguard audit accept.")
+        return
+    with refusals(), opened(place, read_only=True) as books, books.reading() as tx:
+        last = sealing.accept(tx, KeyFiles(settings.audit_key))
+    if last is not None:
+        click.echo(
+            f"Its audit ends with block {last.number}, {last.hash}: luigid goes on there, and seals first "
+            "that it was restored, by whom and from what."
         )
 
 

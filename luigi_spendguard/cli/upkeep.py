@@ -60,6 +60,37 @@ def prune(before: str, dry_run: bool) -> None:
         click.echo(f"The oldest run that may go on is {answer['oldest_open_run']}.")
 
 
+@click.command("prune", epilog="Example:  spendguard audit prune --before 2026-09-01 --dry-run")
+@click.option(
+    "--before",
+    required=True,
+    type=Since(),
+    help="What was sealed before then: a UTC day such as 2026-09-01, a moment, or 90d (ago).",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be pruned.")
+def prune_audit(before: str, dry_run: bool) -> None:
+    """Delete the audit's oldest blocks; a sealed entry vouches for them, so that the rest still verifies.
+
+    What they have sealed is then no longer shown to be as it was: export it before.
+    """
+    blocks = rows = 0
+    answer: dict[str, Any] = {"more": True}
+    last: dict[str, Any] = {"block": None}
+    while answer["more"]:
+        answer = operator_of().post("/audit/prune", {"before": before, "dry_run": dry_run})
+        blocks, rows = blocks + answer["blocks"], rows + answer["rows"]
+        last = answer if answer["block"] is not None else last
+    if last["block"] is None:
+        click.echo("Nothing to prune: no block was sealed before then but the newest, which stays.")
+    elif dry_run:
+        click.echo(f"Would be pruned: {counted(rows, 'row')} up to block {last['block']} ({last['hash']}).")
+    else:
+        click.echo(
+            f"Pruned: {counted(rows, 'row')} of {counted(blocks, 'block')}, up to block {last['block']} "
+            f"({last['hash']}). A sealed entry of the journal says so."
+        )
+
+
 @click.command(epilog="Example:  spendguard forget --customer cus_17")
 @click.option("--customer", required=True, help="A customer's id, a telephone number or a mail address.")
 def forget(customer: str) -> None:

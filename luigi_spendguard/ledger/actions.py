@@ -25,7 +25,8 @@ _KIND = (
 _DONE = (
     "(journal.kind = 'top_up'"
     " OR journal.kind IN ('ask_top_up','withdraw_top_up')"
-    " OR journal.kind IN ('approve','revoke','operator','prune','forget') AND journal.budget_id IS NULL)"
+    " OR journal.kind IN ('approve','revoke','operator','prune','forget','restore','audit_prune')"
+    " AND journal.budget_id IS NULL)"
 )
 #: What a vendor, or a later look at it, said of an amount; an operator's word is an entry beside it.
 _CORRECTED = "(journal.kind IN ('correct','overrun') AND journal.note NOT LIKE 'resolved: %')"
@@ -118,5 +119,7 @@ _READ: Mapping[str, Callable[[Row], dict[str, Any]]] = {
     "revoke_key": lambda row: {"key_id": row["note"], "note": ""},
     "prune": lambda row: {},
     "forget": lambda row: {},
+    "restore": lambda row: {},
+    "audit_prune": lambda row: {},
     "correction": lambda row: {"usd": plain_usd(row["change_micros"])},
 }

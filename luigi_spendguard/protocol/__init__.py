@@ -91,7 +91,7 @@ VERDICTS = (
 #: What operators do; and, last, what vendors say later of an amount.
 ACTIONS = (
     *("top_up", "ask_top_up", "withdraw_top_up", "approve", "revoke", "revoke_key", "resolve"),
-    *("prune", "forget", "correction"),
+    *("prune", "forget", "restore", "audit_prune", "correction"),
 )
 #: What becomes of a top-up that waits for a second operator.
 TOP_UP_STATES = ("waiting", "confirmed", "withdrawn", "expired")

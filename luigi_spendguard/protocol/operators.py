@@ -187,6 +187,16 @@ class ForgetRequest(Message):
 
 
 @dataclass(frozen=True)
+class AuditPruneRequest(Message):
+    """What of the audit is to be pruned: blocks that were sealed `before` then, in milliseconds since the
+    epoch; `dry_run`: only say what would be.
+    """
+
+    before: Annotated[int, Kind(_moment, {"type": "string", "format": "date-time"})]
+    dry_run: Flag = False
+
+
+@dataclass(frozen=True)
 class PruneRequest(Message):
     """What is to be pruned: calls of runs that were over `before` then, in milliseconds since the epoch.
 

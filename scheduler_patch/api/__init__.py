@@ -10,6 +10,7 @@ from luigi_spendguard.protocol import rpcs
 from luigi_spendguard.protocol.messages import Message, NoFields
 from luigi_spendguard.protocol.operators import (
     ApproveRequest,
+    AuditPruneRequest,
     ConfirmRequest,
     ForgetRequest,
     ListKeysRequest,
@@ -25,6 +26,7 @@ from luigi_spendguard.protocol.rpcs import Rpc
 from scheduler_patch.api import keys, openapi, queries, reports, runs
 from scheduler_patch.api.handler import Accepted, ApiCall, ApiHandler, Endpoint, Lost
 from scheduler_patch.service import LedgerService, operators
+from scheduler_patch.service.audit_pruning import prune_audit
 from scheduler_patch.service.blocked import explain_blocked
 
 Q = TypeVar("Q", bound=Message)
@@ -104,6 +106,10 @@ async def _prune(service: LedgerService, call: ApiCall, request: PruneRequest) -
     return await operators.prune(service, request)
 
 
+async def _prune_audit(service: LedgerService, call: ApiCall, request: AuditPruneRequest) -> Any:
+    return await prune_audit(service, request)
+
+
 _REVOKE = Endpoint("operate", OneRun, _revoke)
 _TOP_UP = Endpoint("operate", TopUpRequest, _top_up)
 _APPROVE = Endpoint("operate", ApproveRequest, _approve)
@@ -155,6 +161,7 @@ ROUTES = (
     *(Route(f"/reports/{name}", {"GET": Endpoint("read", NoFields, one)}) for name, one in reports.REPORTS),
     Route("/totals", {"GET": Endpoint("read", NoFields, queries.totals)}),
     Route("/prune", {"POST": Endpoint("admin", PruneRequest, _prune)}),
+    Route("/audit/prune", {"POST": Endpoint("admin", AuditPruneRequest, _prune_audit)}),
     Route("/openapi.json", {"GET": Endpoint("public", NoFields, _openapi)}),
 )
 

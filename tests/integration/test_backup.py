@@ -21,6 +21,7 @@ from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
+from tests.support.sealed import SealedBooks
 
 USD = 1_000_000
 
@@ -254,6 +255,30 @@ def test_what_came_later_is_named_and_revokes_hold(books: Books, tmp_path: Path,
     again = Books(place, run_id="run")
     try:
         assert again.read(discrepancies) == []
+    finally:
+        again.ledger.close()
+
+
+def test_the_audit_goes_on_behind_the_restored_block(tmp_path: Path) -> None:
+    place, key = tmp_path / "sealed.db", tmp_path / "audit-key"
+    (tmp_path / "luigi.cfg").write_text(
+        f"[spendguard]\nledger_url = sqlite:///{place}\naudit_key_file = {key}\n"
+    )
+    books = SealedBooks(place)
+    pay(books, "before", 1)
+    assert books.seal() == ""
+    run("backup", tmp_path / "backup.db")
+    pay(books, "after", 2)
+    assert books.seal() == ""
+    books.ledger.close()
+    done = run("restore", tmp_path / "backup.db", "--yes", "--replace-whole")
+    assert done.exit_code == 0, done.output
+    assert "Its audit ends with block 1" in done.output
+    again = SealedBooks(place)
+    try:
+        assert again.seal() == ""
+        [row] = again.read(lambda tx: tx.all("SELECT * FROM audit_row WHERE text LIKE '%from backup.db%'"))
+        assert row["block"] == 2
     finally:
         again.ledger.close()
 

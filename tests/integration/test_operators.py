@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 
+from luigi_spendguard.ledger.audit.blocks import sealed_entry
+from luigi_spendguard.ledger.audit.signing import KeyFiles
+from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.settings.policy import moment
 from scheduler_patch.api import ROUTES
 from scheduler_patch.api.authentication import NEEDED
 from tests.support.asking import ADMIN, WORKER, WRONG, Case, Reply, send
 from tests.support.processes import wait_until
+from tests.support.sealed import age
 from tests.support.site import Site
 
 TOKENS = {
@@ -63,6 +67,21 @@ def over(case: Case) -> str:
         ):
             tx.run(f"UPDATE {change}", AGE_MS)
     return str(moment(int(time.time() * 1000) - AGE_MS // 2))
+
+
+def long_sealed(case: Case) -> str:
+    """Let blocks of the audit have been sealed long ago; return a moment since."""
+    for _ in range(2):  # The newest block stays.
+        case.reserved()
+        wait_until(lambda: _is_sealed(case.site), what="the audit's next block")
+    with case.site.books(writes=True) as tx:
+        age(tx, KeyFiles(case.site.ledger.with_name(f"{case.site.ledger.name}.audit-key")), 90)
+    return str(moment(int(time.time() * 1000) - AGE_MS // 2))
+
+
+def _is_sealed(site: Site) -> bool:
+    with site.books() as tx:
+        return sealed_entry(tx) == last_entry(tx)
 
 
 def key_of(case: Case) -> str:
@@ -117,6 +136,7 @@ CHANGES: dict[str, Callable[[Case], Asked]] = {
     "POST /calls/{id}/resolve": lambda case: ({"id": case.doubted()}, {"spent_usd": "2"}),
     "POST /forget": lambda case: ({}, {"customer": customer_of(case)}),
     "POST /prune": lambda case: ({}, {"before": over(case)}),
+    "POST /audit/prune": lambda case: ({}, {"before": long_sealed(case)}),
 }
 #: What only operators may ask, and changes nothing.
 READS = {"GET /vault/keys", "POST /api/list_vault_keys", "GET /whoami"}

@@ -1,0 +1,146 @@
+"""Checkpoints: what lets the chain begin behind blocks that were pruned.
+
+An entry of the journal says up to which block the audit is pruned, and that block's hash. It is sealed like
+any other, and only then are the blocks deleted: so a later block vouches for the ones that are gone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from luigi_spendguard.errors import Conflict
+from luigi_spendguard.ledger.audit.blocks import OF_AUDIT, Block, sealed_entry
+from luigi_spendguard.ledger.audit.rows import canonical
+from luigi_spendguard.ledger.budgets import JournalEntry, journal, last_entry
+from luigi_spendguard.ledger.database import Row, Tx
+
+#: What the journal calls it.
+KIND = "audit_prune"
+#: Blocks that are deleted in one transaction at the most: calls wait meanwhile.
+MOST_BLOCKS = 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The last block that is pruned: its number, hash and ledger, its last row and its last entry.
+
+    `rows`: how many rows go with it.
+    """
+
+    block: int
+    hash: str
+    ledger: str
+    last_seq: int
+    entry: int
+    rows: int
+
+    @classmethod
+    def of(cls, note: str) -> Checkpoint:
+        """Return what an entry's note says. Raises ValueError, TypeError."""
+        return cls(**json.loads(note))
+
+    @property
+    def note(self) -> str:
+        """What the journal says of it."""
+        return canonical(asdict(self))
+
+    @property
+    def ends(self) -> Block:
+        """The block that the next one follows, as far as that has to know it."""
+        known: dict[str, Any] = dict.fromkeys(("root", "previous", "key_id", "signature"), "")
+        known |= {"number": self.block, "hash": self.hash, "ledger": self.ledger}
+        known |= {"last_seq": self.last_seq, "entry": self.entry, "first_seq": 0, "sealed_at": 0}
+        return Block(**known)
+
+
+class Gone(NamedTuple):
+    """What was deleted: so many blocks and rows."""
+
+    blocks: int
+    rows: int
+
+
+def due(tx: Tx, before: int) -> Checkpoint | None:
+    """Return what can be pruned of blocks that were sealed before then, None where there is nothing.
+
+    The newest block always stays.
+    """
+    row = tx.one(
+        "SELECT * FROM audit_block WHERE number < (SELECT max(number) FROM audit_block) AND sealed_at < ?1"
+        " AND NOT EXISTS (SELECT 1 FROM audit_block AS later WHERE later.sealed_at >= ?1"
+        " AND later.number < audit_block.number) ORDER BY number DESC LIMIT 1",
+        before,
+    )
+    if row is None:
+        return None
+    block = Block.of(row)
+    first = int(tx.value("SELECT min(first_seq) FROM audit_block"))
+    return Checkpoint(
+        block.number, block.hash, block.ledger, block.last_seq, block.entry, block.last_seq - first + 1
+    )
+
+
+def say(tx: Tx, before: int) -> int | None:
+    """Say in the journal what is to be pruned; return that entry, None where there is nothing to be."""
+    checkpoint = due(tx, before)
+    if checkpoint is None:
+        return None
+    journal(tx, JournalEntry(KIND, note=checkpoint.note))
+    return last_entry(tx)
+
+
+def unfinished(tx: Tx) -> Checkpoint | None:
+    """Return a sealed checkpoint whose blocks are not all deleted, None where there is none."""
+    found = vouched(tx)
+    first = tx.value("SELECT min(number) FROM audit_block")
+    return found[0] if found is not None and first is not None and first <= found[0].block else None
+
+
+def is_sealed(tx: Tx, entry: int) -> bool:
+    """Return whether an entry of the journal is sealed by now."""
+    return (sealed_entry(tx) or 0) >= entry
+
+
+def vouched(tx: Tx) -> tuple[Checkpoint, Row] | None:
+    """Return the last checkpoint that is sealed, with its row of the audit; None: there is none.
+
+    Whether that row is as it was sealed, who walks the chain finds out.
+    """
+    for said in tx.all("SELECT id FROM journal WHERE kind = ? ORDER BY id DESC", KIND):
+        row = tx.one(
+            "SELECT audit_row.* FROM audit_row JOIN audit_block ON seq BETWEEN first_seq AND last_seq"
+            " WHERE audit_block.number = (SELECT min(number) FROM audit_block WHERE entry >= ?1)"
+            " AND kind = 'entry' AND name = CAST(?1 AS TEXT)",
+            said["id"],
+        )
+        if row is None:
+            continue
+        try:
+            sealed = json.loads(row["text"])
+            if sealed["kind"] == KIND:
+                return Checkpoint.of(sealed["note"]), row
+        except (ValueError, TypeError, KeyError):
+            continue
+    return None
+
+
+def delete_some(tx: Tx) -> Gone:
+    """Delete the oldest blocks that a sealed checkpoint vouches for, some at a time. Raises Conflict.
+
+    Whoever repeats this until nothing is gone has deleted all of them.
+    """
+    tx.check(OF_AUDIT)
+    found = vouched(tx)
+    if found is None:
+        raise Conflict("no sealed entry says that blocks of the audit are pruned: nothing was deleted")
+    blocks = tx.all(
+        f"SELECT number, last_seq FROM audit_block WHERE number <= ? ORDER BY number LIMIT {MOST_BLOCKS}",
+        found[0].block,
+    )
+    if not blocks:
+        return Gone(0, 0)
+    rows = tx.run("DELETE FROM audit_row WHERE seq <= ?", blocks[-1]["last_seq"])
+    tx.run("DELETE FROM audit_block WHERE number <= ?", blocks[-1]["number"])
+    return Gone(len(blocks), rows)
