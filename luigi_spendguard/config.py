@@ -302,7 +302,8 @@ def load(
         unset=tuple(found.unset),
         given=found.given,
     )
-    redaction.learn(*(one.token for one in named.values()))
+    # Whoever starts a pipeline in a shell of their own hands it to the pipeline's tasks, too.
+    redaction.learn(environ.get(operators.VARIABLE), *(one.token for one in named.values()))
     redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
     redaction.learn(*values.passwords_of(server or ""))
     return settings

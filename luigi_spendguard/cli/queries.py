@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
 
 import click
 
-from luigi_spendguard.cli.api_client import path_of
+from luigi_spendguard.cli.api_client import OperatorError, path_of
 from luigi_spendguard.cli.context import FORMAT, Since, operator_of
 from luigi_spendguard.cli.lists import CALLS, RUNS, Output, footer, list_options, show_list
 from luigi_spendguard.cli.run_names import RunName, on_run
-from luigi_spendguard.cli.tables import day_text, plain, run_lines
-from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS
+from luigi_spendguard.cli.tables import day_text, plain, run_lines, usd_of
+from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS, command
 from luigi_spendguard.vendors.registry import VENDORS
 
 _MOMENT = "30m, 4h, 7d, 2026-11-26, or 2026-11-26T18:00:00Z"
@@ -42,10 +45,23 @@ def runs(output: Output, **filters: str | None) -> None:
 def run(run_id: str, everything: bool, form: str) -> None:
     """Show one run: its budgets, what of it is blocked and why, what was approved."""
     tasks = "all" if everything else None
-    _, shown = on_run(run_id, lambda one: operator_of().get(path_of("runs", one), tasks=tasks))
-    click.echo(
-        json.dumps(shown, indent=2) if form == "json" else "\n".join(run_lines(shown, whole=everything))
-    )
+    run_id, shown = on_run(run_id, lambda one: operator_of().get(path_of("runs", one), tasks=tasks))
+    if form == "json":
+        click.echo(json.dumps(shown, indent=2))
+        return
+    click.echo("\n".join((*run_lines(shown, whole=everything), *_waiting(run_id))))
+
+
+def _waiting(run_id: str) -> Iterator[str]:
+    """Yield a line for each top-up of a run that waits for a second operator."""
+    waits: list[Mapping[str, Any]] = []
+    with suppress(OperatorError):  # An earlier luigid has none.
+        waits = operator_of().get("/top_ups", run=run_id, state="waiting")
+    for one in waits:
+        by = (
+            f"asked for by {one['asked_by']}, waits for {' or '.join(one['confirmers']) or 'nobody there is'}"
+        )
+        yield plain(f"top-up     {usd_of(one)} {by}: {command('confirm', one['id'])}")
 
 
 @click.command(epilog="Example:  spendguard calls --run nightly-42 --verdict denied:cap")

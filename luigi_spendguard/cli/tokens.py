@@ -9,18 +9,13 @@ import socket
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from luigi_spendguard import redaction
 from luigi_spendguard.config import ConfigError, Settings
 from luigi_spendguard.http.addresses import UNIX
 from luigi_spendguard.redaction import Secret
-from luigi_spendguard.settings.operators import OPERATORS
+from luigi_spendguard.settings.operators import OPERATORS, VARIABLE
 
 _ADMIN = "[spendguard] admin_token (or admin_token_file)"
 _WORKER = "[spendguard] worker_token (or worker_token_file)"
-
-
-#: Where the token may be, of who has no luigi.cfg with it.
-VARIABLE = "SPENDGUARD_TOKEN"
 
 
 class Token(NamedTuple):
@@ -48,7 +43,6 @@ def token_for(settings: Settings, url: str, name: str | None) -> Token:
     if given:
         if not re.fullmatch(r"[\x21-\x7e]+", given):
             raise ConfigError(f"{VARIABLE} has other signs than a token has")
-        redaction.learn(given)
         return Token(Secret(given), f"refused was the token of {VARIABLE}")
     if settings.admin_token:
         return Token(Secret(settings.admin_token), f"refused was the admin token of {_ADMIN}")

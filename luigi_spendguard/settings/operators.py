@@ -14,6 +14,8 @@ from luigi_spendguard.settings import values
 from luigi_spendguard.settings.files import ConfigError, Raw, Sections, in_file
 
 OPERATORS, ROLES_SECTION = "spendguard_operators", "spendguard_roles"
+#: Where an operator's token may be, of who has no luigi.cfg with it.
+VARIABLE = "SPENDGUARD_TOKEN"
 #: What an operator may do; each role may do what those before it may.
 ROLES = ("read", "operate", "admin")
 #: Of who has no line in `[spendguard_roles]`.

@@ -19,6 +19,8 @@ from tests.support.processes import Process, environment, free_port, listening, 
 from tests.support.site import SECRET, Site
 
 ADMIN, WORKER = "admin-canary-token-0123456789", "worker-canary-token-0123456789"
+#: An operator's in luigi.cfg, and one in the environment.
+ALICE, BOB = "alice-canary-token-0123456789", "bob-canary-token-0123456789"
 _http = urllib3.PoolManager(timeout=30, retries=False)
 
 LOGGING = """
@@ -69,6 +71,10 @@ BROKEN = [
     f"[spendguard_stripe]\nsecret = {SECRET}\n  {SECRET}\n",
     f"[spendguard_stripe]\nsecret = {SECRET}\nsecret_file = /dev/null\n",
     f"[spendguard]\nadmin_token = {ADMIN}\nadmin_token_file = {{file}}\n",
+    f"[spendguard_operators]\nalice = {ALICE}\nbob = {ALICE}\n",
+    f"[spendguard_operators]\nalice = {ALICE} {BOB}\n[spendguard_roles]\nalice = boss\n",
+    f"[spendguard_operators]\n{ALICE} = alice\n",
+    f"[spendguard_operators]\nalice = {ADMIN}\n[spendguard]\nadmin_token = {ADMIN}\n",
     f"[spendguard_stripe]\n{SECRET}\n",
     f"{SECRET}\n[spendguard]\n",
 ]
@@ -94,13 +100,14 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         email={"receiver": "operator@example.com", "force_send": "true", "method": "smtp"},
         smtp={"host": "127.0.0.1", "port": port, "no_tls": "true"},
         spendguard={"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 50},
+        spendguard_operators={"alice": ALICE},
     )
     found: dict[str, bytes] = {}
     try:
         site.start()
         site.stripe.fault("echo_secret", match="POST /v1/customers", times=2)
         logging = ("--logging-conf-file", str(site.folder / "logging.ini"))
-        secrets = {"STRIPE_SECRET_KEY": SECRET, "STRIPE_API_KEY": ANOTHER}
+        secrets = {"STRIPE_SECRET_KEY": SECRET, "STRIPE_API_KEY": ANOTHER, "SPENDGUARD_TOKEN": BOB}
         more = {"module": "tests.support.indiscreet", "STRIPE_LOG": "debug", **secrets}
         said = site.luigi("Root", "--turn", "1", "--workers", "2", *logging, **more)[1]
         found["worker's log"] = said.encode()
@@ -133,7 +140,7 @@ def _look_around(site: Site, found: dict[str, bytes]) -> None:
             found[f"GET {page}"] = _http.request("GET", site.url + page).data
     # Wrong in every way: the answers, and luigid's log of them.
     # (The secret in a path is for a luigid that knows it: `test_gateway.py`.)
-    for token in (ADMIN + "x", WORKER[:-1], "vault_key_" + "wrong-key-" * 4):
+    for token in (ADMIN + "x", ALICE + "x", WORKER[:-1], "vault_key_" + "wrong-key-" * 4):
         for path in (
             "/runs/canary/top_up",
             "/api/spend_reserve",
@@ -172,9 +179,9 @@ def base64_of(text: str) -> str:
 @pytest.mark.parametrize(
     "canary",
     [
-        *(re.escape(one) for one in (SECRET, ANOTHER, ADMIN, WORKER, "sk_test_other_canary")),
+        *(re.escape(one) for one in (SECRET, ANOTHER, ADMIN, WORKER, ALICE, BOB, "sk_test_other_canary")),
         *(re.escape(quote(ANOTHER, safe=safe)) for safe in ("", "/")),
-        *(base64_of(one) for one in (SECRET, ANOTHER, ADMIN, WORKER, "vault_key_")),
+        *(base64_of(one) for one in (SECRET, ANOTHER, ADMIN, WORKER, ALICE, BOB, "vault_key_")),
         r"vault_key_[A-Za-z0-9_-]{8}",
     ],
 )
@@ -324,5 +331,5 @@ def test_no_command_shows_a_secret_of_a_broken_configuration(tmp_path: Path, num
         assert done.returncode == 2, said
         assert b"luigi.cfg" in said
         assert b"Traceback" not in said
-        for canary in (SECRET, ANOTHER, ADMIN, WORKER):
+        for canary in (SECRET, ANOTHER, ADMIN, WORKER, ALICE, BOB):
             assert canary.encode() not in said

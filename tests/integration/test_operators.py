@@ -309,6 +309,8 @@ class TestTwoOperators:
         listed = staffed.cli("top-ups", "--run", case.run_id, "--state", "waiting", "--as", "reader")[1]
         assert f"{found[1]} waiting $1,001.00" in re.sub(" +", " ", listed)
         assert "second at 127.0.0.1" in listed
+        shown = staffed.cli("run", case.run_id, "--as", "reader")[1]
+        assert "$1,001.00 asked for by second at 127.0.0.1, waits for alice or boss: `spendguard con" in shown
         for who, why in (
             ("second", "you are second, who has asked for it; alice or boss can"),
             ("alice", "by $50.00 in all"),
