@@ -257,10 +257,13 @@ class Guard:
         if answer.asked_micros and quote.firm:
             # An earlier send may have changed what this quote was looked up by.
             quote = replace(quote, total_micros=answer.asked_micros)
-        if answer.resend and answer.body:
+        is_stored = answer.resend and bool(answer.body)
+        if is_stored:
             request = replace(
                 request, body=answer.body.encode("utf-8"), headers={**request.headers, **answer.headers}
             )
+        if answer.tagged and (is_stored or quote.taggable):
+            request = self.vendor.tagged(request, answer.wire_key)
         key = answer.wire_key if quote.repeatable else ""
         wire = self.vendor.wire(request, self.settings, self.secret, key)
         unused.clear()

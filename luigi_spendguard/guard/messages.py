@@ -82,6 +82,8 @@ def reserve_request(
         unanswered=tuple(call.unanswered.split()),
         number=call.number,
         repeatable=quote.repeatable,
+        taggable=quote.taggable,
+        tag=quote.tag,
         searched=executed is not None,
         executed=tuple(executed or ()),
         targets=tuple(digest(vendor.name, quote.account, one)[:TARGET_DIGITS] for one in quote.targets),

@@ -32,7 +32,7 @@ from luigi_spendguard.protocol import (
     in_doubt_text,
     rpcs,
 )
-from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message
+from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message, spare_field
 from luigi_spendguard.protocol.rpcs import (
     AcknowledgeRequest,
     AttemptRequest,
@@ -181,6 +181,8 @@ class HttpLedgerClient(LedgerClient):
         self.under_way = under_way or CallsUnderWay()
         #: Whether luigid takes several messages at once.
         self._together = False
+        #: Fields that luigid does not know.
+        self._unknown: frozenset[str] = frozenset()
         self._renew()
         at_fork(self._renew)
 
@@ -197,31 +199,20 @@ class HttpLedgerClient(LedgerClient):
 
     def open_run(self, request: OpenRunRequest) -> OpenRunReply:
         asked_at = said_at = time.monotonic()
-        looks, tags = request.looked_ms, request.tags
 
         def now() -> OpenRunRequest:
             nonlocal said_at
             said_at = time.monotonic()
             waited_ms = int(1000 * (said_at - asked_at))
-            return replace(request, looked_ms=looks and looks + waited_ms, tags=tags)
+            return replace(request, looked_ms=request.looked_ms and request.looked_ms + waited_ms)
 
-        while True:
-            try:
-                opened = self._ask(rpcs.OPEN_RUN, now)
-                for _ in range(_SAID_AGAIN):
-                    # What has been long under way counts from its arrival; what is soon there moves it back.
-                    if not looks or time.monotonic() - said_at < _SOON_S:
-                        break
-                    opened = self._ask(rpcs.OPEN_RUN, now)
-                return opened
-            except SpendguardError as error:  # An older luigid takes no fields that it does not know.
-                if looks and "unknown field 'looked_ms'" in str(error):
-                    looks = 0
-                elif tags and "unknown field 'tags'" in str(error):
-                    logger.warning("Run %s has no tags of its root's: luigid is an older one", request.name)
-                    tags = None
-                else:
-                    raise
+        opened = self._ask(rpcs.OPEN_RUN, now)
+        for _ in range(_SAID_AGAIN):
+            # What has been long under way counts from its arrival; what is soon there moves that back.
+            if not request.looked_ms or time.monotonic() - said_at < _SOON_S:
+                break
+            opened = self._ask(rpcs.OPEN_RUN, now)
+        return opened
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
         claimed = self._ask(rpcs.CLAIM, request)
@@ -430,8 +421,27 @@ class HttpLedgerClient(LedgerClient):
     ) -> R:
         """Send a request until it is answered, for GIVE_UP_S and `patience_s` seconds.
 
-        Where it changes meanwhile, `request` returns what is to be sent now.
+        Where it changes meanwhile, `request` returns what is to be sent now. What an older luigid does not
+        know, and can do without, it is not told from then on.
         """
+        while True:
+            try:
+                return self._said(rpc, request, key, patience_s)
+            except SpendguardError as error:
+                field = spare_field(str(error))
+                if not field or field in self._unknown:
+                    raise
+                self._unknown |= {field}
+                if field == "tags":
+                    logger.warning("Runs have no tags of their roots': luigid is an older one")
+
+    def _known(self, request: Q) -> Q:
+        """Return a request as this luigid knows it."""
+        return request.without(self._unknown) if self._unknown else request
+
+    def _said(
+        self, rpc: Rpc[Q, R], request: Q | Callable[[], Q], key: str | None = None, patience_s: float = 0
+    ) -> R:
         token = key if key is not None else self._worker_token
         headers = {
             "User-Agent": "luigi-spendguard",
@@ -442,7 +452,7 @@ class HttpLedgerClient(LedgerClient):
         waits = backoff.growing(*backoff.SOON)
         while True:
             left = limit - time.monotonic()
-            message = request() if callable(request) else request
+            message = self._known(request() if callable(request) else request)
             data = json.dumps(message.to_json(), separators=(",", ":")).encode()
             try:
                 exchange = Exchange(f"/api/{rpc.name}", headers, data, limit)

@@ -155,6 +155,7 @@ class Decision:
         wire_key, tries: the key that it goes out under, and how many before that were used up.
         reserved: what is reserved for it, in micro-dollars; None: it is not sent.
         total: what its object has to count for in all then, in micro-dollars.
+        tagged: it goes out with its tag.
 
     """
 
@@ -166,6 +167,7 @@ class Decision:
     tries: int = 0
     reserved: int | None = None
     total: int | None = None
+    tagged: bool = False
 
 
 def made_again(ask: ReserveRequest, identity: Identity, taken: Row | None = None) -> str:
@@ -225,6 +227,7 @@ def record(
         "unknown": 0,
         "relayed": int(scope.relayed),
         "declined": 0,
+        "tagged": int(decision.tagged),
         "timeout_ms": ask.timeout_ms,
         "status": 0,
         "vendor_request": "",

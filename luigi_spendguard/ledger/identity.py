@@ -397,6 +397,31 @@ def count_tries(tx: Tx, identity: Identity) -> int:
     )
 
 
+#: Whether what went out last under a key on the wire was tagged: a derived key, by what it stands for; or one
+#: of a caller's own, whoever has sent it.
+_TAGGED = "SELECT tagged FROM call WHERE {} AND vendor = ? AND account = ? AND wire_key = ?"
+_BY_BASE = f"{_TAGGED.format('base = ? AND ordinal = ?')} ORDER BY rowid DESC LIMIT 1"
+_BY_KEY = f"{_TAGGED.format('base IS NULL AND key_id IS NOT NULL')} ORDER BY rowid DESC LIMIT 1"
+
+
+def goes_tagged(tx: Tx, ask: ReserveRequest, identity: Identity, key: str, row: Row | None = None) -> bool:
+    """Return whether a call goes out with its tag: as all that went out under its wire `key`.
+
+    The vendor refuses a key with another body. So what luigi.cfg says now is for new keys alone; `row` is the
+    call's own where it was voided before.
+    """
+    if not ask.taggable:
+        return False
+    before: int | None = None
+    if row is not None and row["wire_key"] == key:
+        before = row["tagged"]
+    elif identity.base is not None and identity.known.calls:
+        before = tx.value(_BY_BASE, identity.base, identity.ordinal, ask.vendor, ask.account, key)
+    elif identity.base is None and identity.key_id is not None:
+        before = tx.value(_BY_KEY, ask.vendor, ask.account, key)
+    return ask.tag if before is None else bool(before)
+
+
 def wire_key(ask: ReserveRequest, identity: Identity, used: int) -> str:
     """Return the key that a call goes out under, "" for what has none; `used`: see `count_tries`.
 

@@ -253,6 +253,9 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         """,
         "CREATE UNIQUE INDEX top_up_request_request_id ON top_up_request (request_id)",
         "CREATE INDEX top_up_request_run_id ON top_up_request (run_id)",
+        # Keep which calls went out with a tag, and find what went out under a caller's own key.
+        "ALTER TABLE call ADD COLUMN tagged INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX call_wired ON call (wire_key) WHERE base IS NULL AND key_id IS NOT NULL",
     ),
 }
 #: The format that this version reads and writes.

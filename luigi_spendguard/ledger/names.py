@@ -23,7 +23,9 @@ that shadow mode lends, another run's call, a batch's claim, or two calls of one
 
 One thing is read of what has another's name: whether the tasks of earlier charges of a target have completed
 or go on, and how their calls stand (`duplicates`). Each query sees one state of that; and what makes it, an
-end of a call or of an attempt, reads nothing of what decides by it: it comes after, or before.
+end of a call or of an attempt, reads nothing of what decides by it: it comes after, or before. And whether
+what went out under a caller's own key was tagged: where another run's call under it is made at the same time,
+both go by luigi.cfg.
 """
 
 from __future__ import annotations

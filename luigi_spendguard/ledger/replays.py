@@ -332,6 +332,7 @@ def grant(tx: Tx, row: Row) -> ReserveReply:
         wire_key=row["wire_key"],
         resend=bool(row["unknown"]),
         asked_micros=row["asked_micros"] if row["unknown"] else 0,
+        tagged=bool(row["tagged"]),
         body=stored["request_body"] if stored else "",
         headers=json.loads(stored["request_headers"]) if stored else {},
     )

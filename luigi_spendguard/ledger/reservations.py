@@ -30,7 +30,15 @@ from luigi_spendguard.ledger.claims import hold, without_approval
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.duplicates import check_duplicate
 from luigi_spendguard.ledger.following import find_ahead, keep_budgets
-from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
+from luigi_spendguard.ledger.identity import (
+    FORMULA,
+    Identity,
+    count_tries,
+    find_earlier,
+    goes_tagged,
+    identify,
+    wire_key,
+)
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
 from luigi_spendguard.ledger.names import of_run
 from luigi_spendguard.ledger.objects import (
@@ -157,11 +165,14 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         return ReserveReply("look_up", row["id"], ask.ask)
     take_turn(tx, scope, ask, row["id"])
     used = count_tries(tx, identity)
+    key = wire_key(ask, identity, used)
+    tagged = goes_tagged(tx, ask, identity, key, row)
     taken = _take_money(tx, scope, ask)
     tx.run(
-        "UPDATE call SET wire_key = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?, tries = ?,"
-        " payment = ?, reserved_micros = ?, total_micros = ? WHERE id = ?",
-        wire_key(ask, identity, used),
+        "UPDATE call SET wire_key = ?, tagged = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?,"
+        " tries = ?, payment = ?, reserved_micros = ?, total_micros = ? WHERE id = ?",
+        key,
+        int(tagged),
         identity.ordinal,
         identity.base,
         identity.key_id,
@@ -210,10 +221,18 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
         return ReserveReply("look_up", ask.call_id, ask.ask)
     used = 0 if ask.read else count_tries(tx, identity)
     key = wire_key(ask, identity, used)
+    tagged = goes_tagged(tx, ask, identity, key)
     taken = _take_money(tx, scope, ask)
     reason, message = ("cap", taken.lent) if taken.lent else (DUPLICATE if warning else "", warning)
     why = Decision(
-        "allowed", reason, message, wire_key=key, tries=used, reserved=taken.amount, total=taken.needs
+        "allowed",
+        reason,
+        message,
+        wire_key=key,
+        tries=used,
+        reserved=taken.amount,
+        total=taken.needs,
+        tagged=tagged,
     )
     row = record(tx, scope, ask, identity, now, why)
     _keep_taken(tx, row, ask, taken)
@@ -221,7 +240,7 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     keep_targets(tx, row["id"], ask)
     if not ask.read:
         tx.later(_KEEP_REQUEST, row["id"], ask.body, now, json.dumps(ask.headers))
-    return ReserveReply("allowed", row["id"], ask.ask, wire_key=key, message=warning)
+    return ReserveReply("allowed", row["id"], ask.ask, wire_key=key, tagged=tagged, message=warning)
 
 
 def _look_ahead(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:

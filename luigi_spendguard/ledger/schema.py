@@ -279,6 +279,8 @@ class CallTable(_Table):
     relayed = IntegerField(default=False)
     # The vendor has declined it: settled for what it left open there, and not made.
     declined = IntegerField(default=False, constraints=[SQL("DEFAULT 0")])
+    # It goes out with its vendor's tag, as all that goes out under its key on the wire.
+    tagged = IntegerField(default=False, constraints=[SQL("DEFAULT 0")])
     timeout_ms = IntegerField(default=0)
     status = IntegerField(default=0)
     # The vendor's own id of the request that it has answered last, "" where it has named none.
@@ -534,6 +536,7 @@ _BESIDE = (
     "CREATE INDEX call_payment ON call (payment) WHERE payment <> ''",
     "CREATE INDEX call_charged ON call (family, target) WHERE base IS NOT NULL AND asked_micros > 0",
     "CREATE INDEX call_vendor ON call (run_id, vendor)",
+    "CREATE INDEX call_wired ON call (wire_key) WHERE base IS NULL AND key_id IS NOT NULL",
     "CREATE INDEX call_denied ON call (run_id) WHERE verdict = 'denied'",
     "CREATE INDEX call_doubt ON call (run_id) WHERE state = 'in_doubt'",
     "CREATE INDEX call_lent ON call (run_id) WHERE verdict = 'allowed' AND reason = 'cap'",

@@ -169,6 +169,7 @@ class ReserveRequest(Message):
         number: which try it is, the later the greater, 0 where nobody says: an earlier one under its key gets
             its answer, and is late where that was an error.
         repeatable: the vendor executes the call once, however often it is sent under one key.
+        taggable: its vendor can put a tag of the call on what it makes; `tag`: and luigi.cfg says so.
         searched, executed: the vendor was asked, and shows these objects, oldest first, that an earlier send
             of this call may have opened.
         targets: digests of each whom a call for several may reach.
@@ -210,6 +211,8 @@ class ReserveRequest(Message):
     unanswered: _Unanswered = ()
     number: _Try = 0
     repeatable: bool = False
+    taggable: bool = False
+    tag: bool = False
     searched: bool = False
     executed: Words = ()
     targets: _Targets = ()
@@ -251,6 +254,7 @@ class ReserveReply(Message):
         entry: the ledger's last entry when a look-up was granted.
         resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`; it was
             asked for at `asked_micros`, in micro-dollars.
+        tagged: it goes out with its tag, as what went out under `wire_key` before.
         status, answer_headers, answer_body, first_at: the stored answer of a replay; with status 0 it is
             the vendor's object `object_id`, which an operator has named of call `message`, as it is now.
 
@@ -262,6 +266,7 @@ class ReserveReply(Message):
     wire_key: str = ""
     resend: bool = False
     asked_micros: Amount = 0
+    tagged: bool = False
     body: _Body = ""
     headers: dict[str, str] = field(default_factory=dict)
     status: _Status = 0

@@ -7,8 +7,10 @@ JSON is read and how OpenAPI describes it. mypy sees the plain type, such as `st
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -235,6 +237,16 @@ class Message:
             if value != each.default and not (value is None and each.nullable):
                 each.kind.read(each.name, each.kind.write(value))
 
+    def without(self: M, names: AbstractSet[str]) -> M:
+        """Return the message, and those in it, without fields of these names, which have a default."""
+        values: dict[str, Any] = {}
+        for name, _, _, _, default in _fields(type(self)):
+            value = default if name in names else getattr(self, name)
+            if isinstance(value, tuple):
+                value = tuple(one.without(names) if isinstance(one, Message) else one for one in value)
+            values[name] = value.without(names) if isinstance(value, Message) else value
+        return type(self)(**values)
+
     @classmethod
     def from_json(cls: type[M], data: Any, **known: str) -> M:
         """Build the message from decoded JSON and from fields `known` otherwise. Raises BadMessage."""
@@ -279,6 +291,16 @@ _NOT_KNOWN = ("unknown field ", "unknown query parameter ", "a required field is
 def other_version(refusal: str) -> str:
     """Return what mends a refusal that is owed to another version at the other end; "" for any other."""
     return UPGRADE if refusal.startswith(_NOT_KNOWN) else ""
+
+
+#: Fields that say more than an earlier luigid knows, and that it can do without.
+_SPARE = re.compile(r"unknown field '(looked_ms|tags|vendor_request|taggable|tag)'")
+
+
+def spare_field(refusal: str) -> str:
+    """Return the field that a refusal is owed to, where the same may be said without it; else ""."""
+    found = _SPARE.search(refusal)
+    return found[1] if found else ""
 
 
 def _refuse_others(data: dict[str, Any], names: list[str]) -> None:

@@ -365,6 +365,13 @@ class Vendor(ABC):
             headers["idempotency-key"] = key
         return Request(request.method, url, headers, request.body)
 
+    def tagged(self, request: Request, key: str) -> Request:
+        """Return a request that is `taggable` with a tag on what it makes.
+
+        Of the wire key alone: what is sent under one key is the same each time.
+        """
+        return request
+
     def credential(self, request: Request) -> str:
         """Return what the request shows as its credential, "" when it shows none."""
         return bearer(request) or basic(request)[0]

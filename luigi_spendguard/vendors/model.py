@@ -102,6 +102,8 @@ class Quote:
         fees_micros: what of `total_micros` the price that the vendor names later may not contain.
         repeatable: the vendor executes it once, however often it is sent under one idempotency key; another
             call whose outcome is unknown is searched for at the vendor, and never sent again.
+        taggable: the vendor can put a tag of the call on what it makes (`Vendor.tagged`), and its caller has
+            left room for that; `tag`: and luigi.cfg says that it does.
 
     """
 
@@ -139,6 +141,8 @@ class Quote:
     parts: tuple[int, ...] = ()
     fees_micros: int = 0
     repeatable: bool = False
+    taggable: bool = False
+    tag: bool = False
 
     @property
     def unkeepable(self) -> str:

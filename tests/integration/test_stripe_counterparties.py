@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import stripe
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
@@ -161,6 +162,44 @@ def test_an_answer_that_the_mock_had_kept_is_counted_by_a_ledger_that_does_not(
         spent.append(desk.spent())
         books.ledger.close()
     assert spent == [500, 500]
+
+
+@pytest.mark.parametrize("ways", [(True, False), (False, True)], ids=["off", "on"])
+def test_the_mock_knows_the_body_again_whatever_is_said_of_tags_by_then(
+    stateful: str, books: Books, ways: tuple[bool, bool]
+) -> None:
+    """It compares what comes under a key, as Stripe does."""
+
+    class Lost(Outside):
+        loses = True
+
+        def _do(self, effect: Any) -> Any:
+            done = super()._do(effect)
+            if self.loses and isinstance(effect, Send):
+                raise ConnectionResetError("after it was executed")
+            return done
+
+    key = f"order-{ways[0]}"
+    lost = Lost(books, stateful, own={"tag_vendor_objects": ways[0]})
+    with pytest.raises(ConnectionResetError):
+        lost.client.v1.charges.create(_asked({"at": "09:00"}), {"idempotency_key": key})
+    now = Outside(books, stateful, own={"tag_vendor_objects": ways[1]})
+    made = now.client.v1.charges.create(_asked({"at": "09:05"}), {"idempotency_key": key})
+    assert now.spent() == 500
+    assert ("spendguard_call" in made.metadata, made.metadata["at"]) == (ways[0], "09:00")
+    [first], [second] = lost.sent, now.sent
+    assert first.body == second.body
+    other = requests.post(
+        f"{stateful}/v1/charges",
+        first.body + b"&description=other",
+        headers={name: str(value) for name, value in first.headers.items()},
+        timeout=10,
+    )
+    assert (other.status_code, other.json()["error"]["type"]) == (400, "idempotency_error"), "it compares"
+
+
+def _asked(metadata: dict[str, str]) -> Any:
+    return {"amount": 500, "currency": "usd", "source": "tok_visa", "metadata": metadata}
 
 
 def _operations() -> Iterator[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import uuid
 from collections.abc import Iterator
@@ -118,9 +119,7 @@ def test_command_and_csv_show_it(task: Pretender, vendor: FakeStripe) -> None:
     code, out, err = task.site.cli("calls", "--run", task.run_id)
     assert (code, request_id in out) == (0, True), err
     code, out, _ = task.site.cli("calls", "--run", task.run_id, "--format", "csv")
-    heading, row = out.splitlines()[:2]
-    assert dict(zip(heading.split(","), row.split(","), strict=False))["id"]
-    assert heading.endswith("vendor_request"), heading
-    assert row.endswith(request_id)
+    [row] = csv.DictReader(out.splitlines())
+    assert row["vendor_request"] == request_id
     code, out, _ = task.site.cli("calls", "--run", task.run_id, "--format", "json")
     assert json.loads(out)[0]["vendor_request"] == request_id

@@ -32,7 +32,9 @@ KEYS: dict[str, dict[str, Any]] = {}
 FAULTS: list[dict[str, Any]] = []
 #: No valid UTF-8, and more than one piece of a streamed answer.
 PDF = b"%PDF-1.7\n\xff\xfe" + bytes(range(256)) * 1000
-OPTIONS: dict[str, Any] = {"latency": 0.0, "idempotency": "honour", "held": False}
+OPTIONS: dict[str, Any] = {"latency": 0.0, "idempotency": "honour", "held": False, "later_s": 0}
+#: A key may be forgotten when it is so old (https://docs.stripe.com/api/idempotent_requests): here it is.
+KEY_S = 24 * 3600
 
 
 class Problem(Exception):
@@ -92,9 +94,8 @@ def payment_intents(method: str, parts: list[str], data: dict[str, str]) -> dict
             "customer_account": data.get("customer_account"),
             "payment_method": data.get("payment_method"),
             "capture_method": data.get("capture_method", "automatic"),
-            "metadata": {k[9:-1]: v for k, v in data.items() if k.startswith("metadata[")},
             "status": "requires_confirmation" if "payment_method" in data else "requires_payment_method",
-            "created": int(time.time()),
+            "created": now(),
         }
         intent["client_secret"] = f"{intent['id']}_secret_{uuid.uuid4().hex[:12]}"
         OBJECTS[intent["id"]] = intent
@@ -272,7 +273,12 @@ def books_of(kind: str, data: dict[str, str], path: str) -> dict[str, Any]:
 
 
 def listing(kind: str, data: dict[str, str], path: str) -> dict[str, Any]:
-    found = [o for o in OBJECTS.values() if o["object"] == kind[:-1]]
+    found = [one for one in reversed(OBJECTS.values()) if one["object"] == kind[:-1]]
+    least, most = int(data.get("created[gte]", 0)), int(data.get("created[lte]", 1 << 40))
+    found = [one for one in found if least <= one.get("created", least) <= most]
+    for name in ("customer", "payment_intent", "charge"):
+        if name in data:
+            found = [one for one in found if one.get(name) == data[name]]
     start = data.get("starting_after")
     begin = next((i + 1 for i, o in enumerate(found) if o["id"] == start), 0)
     limit = int(data.get("limit", 10))
@@ -288,6 +294,46 @@ BILLING = Trials(OBJECTS, new_id, move, _billing_problem)
 
 
 def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
+    before = len(OBJECTS)
+    try:
+        body = _executed(method, path, data)
+    except Problem:
+        if len(OBJECTS) > before:  # Declined, it is there.
+            _describe(next(reversed(OBJECTS.values())), data)
+        raise
+    if method == "POST":
+        _describe(body, data)
+    return body
+
+
+def _describe(body: dict[str, Any], data: dict[str, str]) -> None:
+    """Keep metadata: what makes an object sets it, what changes it adds, or takes away what is empty.
+
+    https://docs.stripe.com/metadata
+    """
+    made = OBJECTS.get(body.get("id", ""))
+    if made is None:
+        return
+    made.setdefault("created", now())
+    metadata = made.setdefault("metadata", {})
+    if data.get("metadata") == "":
+        metadata.clear()
+    for name, value in data.items():
+        if name.startswith("metadata["):
+            metadata[name[9:-1]] = value
+            if not value:
+                del metadata[name[9:-1]]
+    if len(metadata) > 50:
+        raise Problem(400, "invalid_request_error", "metadata_too_large", "50 keys at the most")
+    body |= {"metadata": metadata, "created": made["created"]}
+
+
+def now() -> int:
+    """Return its clock, in seconds since the epoch."""
+    return int(time.time() + OPTIONS["later_s"])
+
+
+def _executed(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
     _, _, kind, *parts = path.split("/")
     if method == "GET" and "created[gte]" in data:
         return books_of("/".join([kind, *parts]), data, path)
@@ -376,6 +422,8 @@ class Vendor(tornado.web.RequestHandler):
         key = self.request.headers.get("Idempotency-Key")
         keyed = key and self.request.method == "POST" and OPTIONS["idempotency"] == "honour"
         said = [self.request.path, self.request.body.decode("utf-8", "surrogateescape")]
+        if keyed and key in KEYS and KEYS[key]["at"] + KEY_S <= now():
+            del KEYS[key]
         if keyed and key in KEYS:
             stored = KEYS[key]
             if stored["said"] != said:
@@ -385,7 +433,7 @@ class Vendor(tornado.web.RequestHandler):
                 return 409, {"error": error}, False
             return stored["status"], stored["body"], True
         if keyed:
-            KEYS[key] = {"said": said, "status": None, "body": None}
+            KEYS[key] = {"said": said, "status": None, "body": None, "at": now()}
         await asyncio.sleep(fault.get("seconds", 0) if fault["fault"] == "hang" else 0)
         BILLING.version = self.request.headers.get("Stripe-Version", "")
         try:
@@ -455,7 +503,7 @@ class Control(tornado.web.RequestHandler):
             kept.clear()
         for known in (OBJECTS, KEYS):
             known.clear()
-        OPTIONS.update(latency=0.0, idempotency="honour", held=False)
+        OPTIONS.update(latency=0.0, idempotency="honour", held=False, later_s=0)
 
 
 async def main() -> None:

@@ -19,7 +19,7 @@ from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import Params, reply_object
 from luigi_spendguard.vendors.misspelt import Known, nearest
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.stripe import outcomes
+from luigi_spendguard.vendors.stripe import outcomes, tags
 from luigi_spendguard.vendors.stripe.objects import objects_of
 from luigi_spendguard.vendors.stripe.operations import (
     FLOWS,
@@ -56,6 +56,7 @@ from luigi_spendguard.vendors.stripe.request import (
 )
 from luigi_spendguard.vendors.stripe.rules import RULES
 from luigi_spendguard.vendors.stripe.scope import scope_of
+from luigi_spendguard.vendors.stripe.tags import takes_tag
 
 __all__ = ["API_BASE", "Stripe"]
 
@@ -96,6 +97,14 @@ class Stripe(Vendor):
             "cancel",
             "What becomes of a PaymentIntent that was declined when it was made, and could be confirmed "
             "later: `cancel` it at once, or `keep` it counted until it is cancelled.",
+        ),
+        Setting(
+            "",
+            "tag_vendor_objects",
+            values.boolean,
+            "true",
+            "Put `metadata[spendguard_call]` on what a call that moves money makes, where its caller has "
+            "left room: by that it is found again at Stripe.",
         ),
     )
 
@@ -236,8 +245,11 @@ class Stripe(Vendor):
             quote = replace(quote, look_ups=(own_path(call),))
         if operation.name == "invoices.create_preview":
             quote = replace(quote, read=True)  # Never answered by an earlier preview.
+        taggable = takes_tag(operation, params) and not quote.free
         return replace(
             quote,
+            taggable=taggable,
+            tag=taggable and bool(settings.own.get("tag_vendor_objects", True)),
             targets_before=_earlier_targets(call, quote),
             fingerprint=_fingerprint(call, quote, money),
             keep_body=not sensitive and not is_upload(request, blank.path),
@@ -294,6 +306,7 @@ class Stripe(Vendor):
         """Return whether a form is long, or names a number that could be guessed and is hashed slowly."""
         return super().is_slow(request) or _GUESSABLE.search(unquote_to_bytes(request.body)) is not None
 
+    tagged = staticmethod(tags.tagged)
     outcome = staticmethod(outcomes.read_outcome)
     undone = staticmethod(outcomes.is_undone)
     shape = staticmethod(outcomes.shape)

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -222,8 +223,8 @@ class Answers(Client):
 @pytest.mark.parametrize("marked", [True, False])
 def test_an_older_luigid_is_asked_for_a_run_without_what_it_does_not_know(marked: bool) -> None:
     class Older(HttpLedgerClient):
-        def _ask(self, rpc: Any, request: Any, key: str | None = None, patience_s: float = 0) -> Any:
-            said = (request() if callable(request) else request).to_json()
+        def _said(self, rpc: Any, request: Any, key: str | None = None, patience_s: float = 0) -> Any:
+            said = self._known(request() if callable(request) else request).to_json()
             if not set(said) <= {"name", "by_task_id", "root_family", "root_task_id"}:
                 unknown = next(name for name in ("budget_usd", "looked_ms", "tags") if name in said)
                 body = {"error": "bad_request", "message": f"unknown field {unknown!r}"}
@@ -237,6 +238,35 @@ def test_an_older_luigid_is_asked_for_a_run_without_what_it_does_not_know(marked
     assert opened == OpenRunRequest(*run).to_json(), "what an older luigid does not take is left out"
     with pytest.raises(SpendguardError, match="unknown field 'budget_usd'"):
         client.open_run(OpenRunRequest(*run, budget_usd="1", looked_ms=5))
+
+
+def test_an_older_luigid_hears_of_calls_without_what_it_does_not_know() -> None:
+    """In a list of ends, too; a task's parameter of such a name is another thing."""
+    asks: list[Any] = []
+
+    class Older(HttpLedgerClient):
+        def _said(self, rpc: Any, request: Any, key: str | None = None, patience_s: float = 0) -> Any:
+            said = self._known(request).to_json()
+            asks.append(said)
+            for one in (said, said.get("ask", {}), *said.get("ends", ())):
+                for name in ("tag", "taggable", "vendor_request"):
+                    if name in one:
+                        body = {"error": "bad_request", "message": f"unknown field {name!r}: it takes others"}
+                        return read_answer(rpc, "luigid", 400, json.dumps(body).encode(), True)
+            return said
+
+    client = Older("http://127.0.0.1:1", "worker")
+    end = EndRequest("settle", "call", vendor_request="req_1")
+    ask = ReserveRequest("call", "stripe", "a", "o", "POST", "/", tag=True, taggable=True)
+    said: Any = client._ask(rpcs.ATTEMPT, rpcs.AttemptRequest((end, end), ask), "key")
+    assert len(asks) == 4
+    plain = replace(end, vendor_request=""), replace(ask, tag=False, taggable=False)
+    assert said == rpcs.AttemptRequest((plain[0], plain[0]), plain[1]).to_json()
+    client._ask(rpcs.ENDS["settle"], end, "key")
+    assert len(asks) == 5, "it is known now"
+    params = {"tag": "a", "vendor_request": "b"}
+    claimed: Any = client._ask(rpcs.CLAIM, rpcs.ClaimRequest("c", "t", "f", "w", "r", params))
+    assert claimed["params"] == params
 
 
 @pytest.mark.parametrize(("slow", "times"), [(0, 1), (2, 3), (9, 4)])
