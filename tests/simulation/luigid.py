@@ -14,9 +14,10 @@ from luigi_spendguard.guard.effects import Send
 from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.ledger import corrections, snapshot
 from luigi_spendguard.ledger.keys import Terms
+from luigi_spendguard.ledger.top_ups import TopUp
 from luigi_spendguard.money import parse_usd
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest
-from luigi_spendguard.protocol.operators import ResolveRequest, TopUpRequest
+from luigi_spendguard.protocol.operators import ResolveRequest
 from luigi_spendguard.protocol.rpcs import (
     AttemptReply,
     AttemptRequest,
@@ -32,6 +33,8 @@ from scheduler_patch.api import keys
 from scheduler_patch.dispatch import Gate, Verdict, endings, feed, workers
 from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.service import LedgerService, operators
+from scheduler_patch.service.callers import ADMIN
+from scheduler_patch.service.four_eyes import Rights
 from scheduler_patch.service.known_keys import KnownKeys
 from scheduler_patch.service.shares import TurnQueue
 from tests.simulation.clients import Gateway
@@ -292,15 +295,15 @@ class Luigid:
 
     async def _serve_top_up(self, run_id: str, usd: str, request_id: str) -> Any:
         # Without its forecast of what it frees, for which Luigi's own scheduler is needed.
-        request = TopUpRequest(run_id, usd, request_id=request_id)
-        return await self.service.commit(operators._top_up, request, parse_usd(usd), None)
+        asked = TopUp(run_id, None, parse_usd(usd), request_id)
+        return await self.service.commit(operators._top_up, asked, Rights(ADMIN, self.service.settings))
 
     async def _serve_resolve(self, request: ResolveRequest) -> Any:
         return await operators.resolve(self.service, request)
 
     async def _serve_issue(self, label: str, ttl_ms: int, cap: int | None) -> tuple[dict[str, Any], str]:
         terms = Terms("stripe", label, run_cap=cap, ttl_ms=ttl_ms)
-        return await self.service.commit(keys._issue, terms, self.service.settings.caps)
+        return await self.service.commit(keys._issue, terms, self.service.settings.caps, {})
 
     async def _serve_revoke_key(self, key_id: str) -> None:
         await self.service.commit(keys._revoke, key_id, "")
