@@ -51,6 +51,7 @@ class Settings:
         operators: who is named in `[spendguard_operators]`, by name, with a token here or without.
         fx: USD for one unit of each currency (lower case).
         tags: `[spendguard_tags]`, what runs of a root family are counted under in reports.
+        reconcile: when luigid compares with the vendors' books, in minutes since midnight UTC; None: never.
         forecast_growth: a forecast so many times as high as the last run's is held.
         gateway_url: where calls of vendors without a secret here are forwarded; None: to luigid itself,
             for the vendors that it serves.
@@ -81,6 +82,7 @@ class Settings:
     tls_key: Path | None = None
     anonymous_read: bool = True
     replay_days: int = 30
+    reconcile: int | None = None
     audit_key_file: Path | None = None
     audit_anchor: tuple[str, ...] = ()
     fx: Mapping[str, Decimal] = field(default_factory=dict)

@@ -32,6 +32,7 @@ from scheduler_patch.service import LedgerService
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import HEAR_S, SWEEP_S
 from scheduler_patch.service.news import LOOK_S, News
+from scheduler_patch.service.reconciling import reconcile_nightly
 from scheduler_patch.service.remarks import say_mode, say_problems
 from scheduler_patch.service.sealing import Sealing
 from scheduler_patch.service.spooled import take_over
@@ -144,6 +145,7 @@ def _begin(service: LedgerService, gateway: Gateway, news: News, drain: Callable
     """Do from now on what is done by the clock and by signals."""
     IOLoop.current().add_callback(drain, gateway)
     IOLoop.current().add_callback(correct_prices, service)
+    IOLoop.current().add_callback(reconcile_nightly, service)
     on_hangup(service)
     IOLoop.current().add_callback(take_over, service)
     PeriodicCallback(service.sweep, SWEEP_S * 1000).start()

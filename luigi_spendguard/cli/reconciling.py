@@ -40,6 +40,11 @@ FIELDS = (
     *("vendor", "account", "cause", "object", "call", "run_id", "at", "vendor_only_usd", "ledger_only_usd"),
     *("amount", "currency", "certain", "applied", "reason", "remedy"),
 )
+#: The same of `--last`.
+LAST_FIELDS = (
+    *("vendor", "account", "since", "until", "state", "payments", "differences", "vendor_only_usd"),
+    *("ledger_only_usd", "kinds", "note", "at"),
+)
 
 
 @click.command(epilog="Example:  spendguard reconcile stripe --since 2026-11-29 --until 2026-11-30")
@@ -50,6 +55,7 @@ FIELDS = (
 )
 @click.option("--run", "run_id", metavar="RUN", default="", help="What calls of this run have made, only.")
 @click.option("--account", help="This account only, as `spendguard calls --format json` names it.")
+@click.option("--last", is_flag=True, help="Show what luigid has found at night, and compare nothing.")
 @click.option("--apply", "applying", is_flag=True, help="Book through luigid what is certain, and only that.")
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
@@ -63,6 +69,9 @@ def reconcile(vendor: str, since: str, until: str | None, applying: bool, form: 
     from luigi_spendguard.ledger.database.engines import opened  # Late, as all that not each command needs.
     from luigi_spendguard.reconcile import BadPeriod, period_of
 
+    if which.pop("last"):
+        _show_last(vendor, form)
+        return
     settings = settings_of()
     try:
         until_ms = None if until is None else expiry_ms(until)
@@ -80,6 +89,32 @@ def reconcile(vendor: str, since: str, until: str | None, applying: bool, form: 
         differ = _Shown(vendor, period, form, applying).show(settings, secret, ledger, **which)
     if differ:
         raise SystemExit(1)
+
+
+def _show_last(vendor: str, form: str) -> None:
+    """Print what luigid has found in the last night that it has compared, or is at."""
+    rows = operator_of().get("/reconciliations", vendor=vendor, limit="100")
+    rows = [row for row in rows if row["until"] == rows[0]["until"]]
+    if form == "json":
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if form == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(LAST_FIELDS)
+        for row in rows:
+            writer.writerow([cell_of(row, name) for name in LAST_FIELDS])
+        return
+    if not rows:
+        click.echo(f"luigid has not compared {vendor} yet: [spendguard] reconcile = 03:00 lets it.")
+    for row in rows:
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(row["kinds"].items()))
+        said = row["note"] or (
+            f"{counted(row['differences'], 'difference')} of {counted(row['payments'], 'payment')}"
+            f"{f' ({kinds})' if kinds else ''}, ${row['vendor_only_usd']} at {vendor} only, "
+            f"${row['ledger_only_usd']} in the ledger only"
+        )
+        name = row["account"] or vendor
+        click.echo(plain(f"{name} from {row['since']} to {row['until']}, {row['state']}: {said}"))
 
 
 def _secret_of(vendor: str, settings: Settings) -> str:

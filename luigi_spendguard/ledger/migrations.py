@@ -256,6 +256,25 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         # Keep which calls went out with a tag, and find what went out under a caller's own key.
         "ALTER TABLE call ADD COLUMN tagged INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX call_wired ON call (wire_key) WHERE base IS NULL AND key_id IS NOT NULL",
+        # Make room for what nightly comparisons with the vendors' own books have found.
+        """
+        CREATE TABLE reconciliation (
+            vendor VARCHAR(255) NOT NULL,
+            account VARCHAR(255) NOT NULL,
+            until_ms BIGINT NOT NULL,
+            since_ms BIGINT NOT NULL,
+            state VARCHAR(255) NOT NULL CHECK (state IN ('under_way','done','failed')),
+            owner VARCHAR(255) NOT NULL,
+            payments BIGINT NOT NULL,
+            differences BIGINT NOT NULL,
+            vendor_only_micros BIGINT NOT NULL,
+            ledger_only_micros BIGINT NOT NULL,
+            kinds TEXT NOT NULL,
+            note TEXT NOT NULL,
+            at BIGINT NOT NULL,
+            PRIMARY KEY (vendor, account, until_ms)
+        ) WITHOUT ROWID
+        """,
     ),
 }
 #: The format that this version reads and writes.

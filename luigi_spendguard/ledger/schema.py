@@ -420,6 +420,33 @@ class TopUpRequestTable(_Table):
         without_rowid = True
 
 
+class ReconciliationTable(_Table):
+    """What a nightly comparison with a vendor's own books has found in an account; of account "", whether all
+    of them were compared, and which process does it.
+
+    `kinds` is JSON: how many differences there are of each kind; `note` says why it has failed.
+    """
+
+    vendor = CharField()
+    account = CharField()
+    until_ms = BigIntegerField()
+    since_ms = BigIntegerField()
+    state = CharField(constraints=[Check("state IN ('under_way','done','failed')")])
+    owner = CharField(default="")
+    payments = BigIntegerField(default=0)
+    differences = BigIntegerField(default=0)
+    vendor_only_micros = BigIntegerField(default=0)
+    ledger_only_micros = BigIntegerField(default=0)
+    kinds = TextField(default="{}")
+    note = TextField(default="")
+    at = BigIntegerField()
+
+    class Meta:
+        table_name = "reconciliation"
+        primary_key = CompositeKey("vendor", "account", "until_ms")
+        without_rowid = True
+
+
 class JournalTable(_Table):
     """Every change of every total, append-only; the totals of `budget` can be computed from it."""
 
@@ -516,6 +543,7 @@ TABLES: tuple[type[peewee.Model], ...] = (
     PriceDueTable,
     CallTargetTable,
     TopUpRequestTable,
+    ReconciliationTable,
     JournalTable,
     AuditBlockTable,
     AuditRowTable,

@@ -93,6 +93,7 @@ _REPLACED = (
     "admin_token_file",
     "operator_top_up_usd",
     "two_operators_above_usd",
+    "reconcile",
     "worker_token",
     "worker_token_file",
 )

@@ -219,6 +219,14 @@ MAIN: tuple[Setting, ...] = (
     ),
     Setting(
         PREFIX,
+        "reconcile",
+        values.time_of_day,
+        "none",
+        "When luigid compares the day before with the books of the vendors whose secrets it has: a time of "
+        "day (UTC), such as `03:00`.",
+    ),
+    Setting(
+        PREFIX,
         "audit_key_file",
         values.path,
         "made with the first run, beside the ledger, mode 0600",

@@ -72,6 +72,14 @@ def days(raw: Raw, text: str) -> int:
     return int(text)
 
 
+def time_of_day(raw: Raw, text: str) -> int:
+    """Return a time of day, such as `03:00`, in minutes since midnight."""
+    match = re.fullmatch(r"([01][0-9]|2[0-3]):([0-5][0-9])", text, re.ASCII)
+    if not match:
+        raise raw.error("must be a time of day (UTC) from 00:00 to 23:59, with both digits: 03:00")
+    return int(match.group(1)) * 60 + int(match.group(2))
+
+
 def boolean(raw: Raw, text: str) -> bool:
     """Return true or false."""
     if text.lower() not in ("true", "false"):

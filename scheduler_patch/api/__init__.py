@@ -159,6 +159,7 @@ ROUTES = (
     Route("/forget", {"POST": Endpoint("admin", ForgetRequest, _forget)}),
     Route("/actions", {"GET": Endpoint("read", NoFields, queries.actions)}),
     *(Route(f"/reports/{name}", {"GET": Endpoint("read", NoFields, one)}) for name, one in reports.REPORTS),
+    Route("/reconciliations", {"GET": Endpoint("read", NoFields, queries.reconciliations)}),
     Route("/totals", {"GET": Endpoint("read", NoFields, queries.totals)}),
     Route("/prune", {"POST": Endpoint("admin", PruneRequest, _prune)}),
     Route("/audit/prune", {"POST": Endpoint("admin", AuditPruneRequest, _prune_audit)}),

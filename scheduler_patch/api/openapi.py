@@ -117,6 +117,10 @@ _QUERIES: Mapping[str, dict[str, messages.Schema]] = {
         "limit": _PAGE,
         "before": TEXT,
     },
+    "GET /reconciliations": {
+        "vendor": {"type": "string", "enum": sorted(VENDORS)},
+        "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
+    },
     "GET /totals": {"since": _MOMENT, "until": _MOMENT},
     "GET /runs/{run_id}/spending": {"by": {"type": "string", "enum": ["vendor", "family"]}},
 }

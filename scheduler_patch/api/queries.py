@@ -8,6 +8,7 @@ from typing import Any
 from luigi_spendguard import __version__
 from luigi_spendguard.ledger import actions as done
 from luigi_spendguard.ledger import overview, queries
+from luigi_spendguard.ledger import reconciliations as nightly
 from luigi_spendguard.ledger import totals as sums
 from luigi_spendguard.ledger.top_ups import RequestFilter
 from luigi_spendguard.money import plain_usd
@@ -137,6 +138,13 @@ async def top_ups(service: LedgerService, call: ApiCall, request: NoFields) -> A
     state, before = call.choice("state", TOP_UP_STATES), call.query("before")
     which = RequestFilter(call.run(), state, before, limit + 1)
     return call.page(await operators.waiting(service, which), limit, "id")
+
+
+async def reconciliations(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
+    """Return what the comparisons with the vendors' own books have found, the latest first."""
+    call.query_only("vendor", "limit")
+    vendor, limit = call.choice("vendor", sorted(VENDORS)), call.number("limit", 100, 1, 1000)
+    return await service.browse(nightly.listed, vendor, limit) or []
 
 
 async def totals(service: LedgerService, call: ApiCall, request: NoFields) -> Any:

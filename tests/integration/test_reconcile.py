@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.ledger import reconciliations
 from luigi_spendguard.settings.policy import moment
 from tests.integration.test_gateway import form, raw
 from tests.integration.test_resolved import Desk
@@ -117,6 +118,22 @@ def test_it_prints_a_csv_and_a_table_without_the_secret(desk: Desk) -> None:
     assert "outside: $1.00 at stripe only" in table
     assert "stripe $1.00 = $0.00 in both + $1.00" in table
     assert not [one for one in desk.site.secrets.values() if one in table + err + out]
+
+
+def test_what_luigid_has_found_at_night_is_shown(desk: Desk) -> None:
+    site = desk.site
+    code, out, err = site.cli("reconcile", "stripe", "--last")
+    assert (code, "has not compared stripe yet" in out) == (0, True), err
+    assert desk.charge(desk.a) == 200
+    until = 20_000 * reconciliations.DAY_MS
+    finding = reconciliations.NightFinding("stripe:test", 3, 1, 5_000_000, 0, {"outside": 1})
+    with site.books(writes=True) as tx:
+        reconciliations.keep(tx, "stripe", (until - reconciliations.DAY_MS, until), finding, "done")
+    code, out, _ = site.cli("reconcile", "stripe", "--last")
+    assert code == 0
+    assert "1 difference of 3 payments (outside: 1), $5.00 at stripe only" in out
+    code, out, _ = site.cli("reconcile", "stripe", "--last", "--format", "json")
+    assert json.loads(out) == site.call("GET", "/reconciliations", token=ADMIN)[1]
 
 
 def test_it_says_in_a_sentence_what_it_cannot_do(desk: Desk) -> None:

@@ -53,7 +53,7 @@ def test_the_examples_name_every_setting(path: Path) -> None:
 @pytest.mark.parametrize("path", [INI, TOML])
 def test_what_stands_there_as_a_comment_is_a_setting_once_it_is_none(path: Path, tmp_path: Path) -> None:
     text, count = re.subn(r"^# (\w+ = )", r"\1", path.read_text(), flags=re.MULTILINE)
-    assert count == 5
+    assert count == 6
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).touch()
     settings = read(tmp_path, text.replace("/etc/luigi", str(tmp_path)), path.name)
@@ -61,6 +61,7 @@ def test_what_stands_there_as_a_comment_is_a_setting_once_it_is_none(path: Path,
     assert settings.audit_key == Path("/var/lib/luigi-server/audit-key")
     assert settings.audit_anchor == ("/mnt/elsewhere/spendguard-audit.jsonl",)
     assert settings.vendor("twilio").own["api_key_sid"] == "SK" + "0" * 32
+    assert settings.reconcile == 180
 
 
 @pytest.mark.parametrize("path", [INI, TOML])
@@ -170,6 +171,8 @@ def test_fixed_prices_are_read_in_every_form(tmp_path: Path, name: str, text: st
         ("[spendguard]\non_blocked = explode\n", "must be exit or wait"),
         ("[spendguard]\nanonymous_read = maybe\n", "must be true or false"),
         ("[spendguard]\nreplay_days = 0\n", "from 1 to 3650"),
+        ("[spendguard]\nreconcile = 3:00\n", "must be a time of day (UTC) from 00:00 to 23:59"),
+        ("[spendguard]\nreconcile = 24:00\n", "must be a time of day (UTC) from 00:00 to 23:59"),
         ("[spendguard]\nledger_url = sqlite:///relative.db\n", "absolute path"),
         ("[spendguard]\nledger_url = mysql://x/y\n", "absolute path"),
         ("[spendguard]\nledger_url = sqlite:////\n", "absolute path"),
