@@ -75,6 +75,13 @@ class Conflict(LedgerError):
     code = "conflict"
 
 
+class NotAllowed(LedgerError):
+    """An operator may not do so much, or not alone, by what the ledger has of them."""
+
+    status = 403
+    code = "forbidden"
+
+
 #: HTTP status of every denial reason (the contract of the denials' table).
 DENIAL_STATUS: Mapping[str, int] = {
     "cap": 429,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.http.relay import Refused
+from luigi_spendguard.errors import NotAllowed
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.top_ups import TopUp, raised_alone, raised_by, request_row
 from luigi_spendguard.money import Micros, format_usd
@@ -26,13 +26,11 @@ class Rights:
         return None if self.caller.may("admin") else self.settings.operator_top_up_usd
 
     def check(self, tx: Tx, run_id: str, amount: Micros) -> None:
-        """Raise Refused for a top-up that comes to more than one may, with those that were made before."""
+        """Raise NotAllowed for a top-up that comes to more than one may, with those that were made before."""
         who = self.caller.shown
         if self.limit is None or (done := raised_by(tx, run_id, who)) + amount <= self.limit:
             return
-        raise Refused(
-            403,
-            "forbidden",
+        raise NotAllowed(
             f"you are {who}, of role {self.caller.role}: you may raise the budgets of one run by "
             f"{format_usd(self.limit)} in all ([spendguard] operator_top_up_usd), and have raised those of "
             f"this one by {format_usd(done)}; more needs role admin, which "
@@ -40,7 +38,7 @@ class Rights:
         )
 
     def must_wait(self, tx: Tx, asked: TopUp) -> bool:
-        """Return whether a second operator has to confirm a top-up. Raises Refused where none could.
+        """Return whether a second operator has to confirm a top-up. Raises NotAllowed where none could.
 
         The admin token names nobody: who has it may be any operator, and so is half of nothing.
         """
@@ -59,9 +57,7 @@ class Rights:
             if name
             else "the admin token names nobody: say who you are (--as NAME)"
         )
-        raise Refused(
-            403,
-            "forbidden",
+        raise NotAllowed(
             f"more than {format_usd(alone)} of one run needs two operators ([spendguard] "
             f"two_operators_above_usd){before}: {why}",
         )
@@ -71,7 +67,7 @@ class Rights:
         return [name for name in who_may(self.settings.operators, "operate") if name != asker]
 
     def check_second(self, tx: Tx, name: str, amount: Micros) -> Row:
-        """Return a top-up that waits. Raises Refused where the caller cannot confirm it; NotFound."""
+        """Return a top-up that waits. Raises NotAllowed where the caller cannot confirm it; NotFound."""
         row, who = request_row(tx, name), self.caller.name
         if not who or who == row["asked_by"]:
             seconds = self.seconds(row["asked_by"])
@@ -79,10 +75,10 @@ class Rights:
             why = (
                 f"you are {who}, who has asked for it" if who else "the admin token names nobody (--as NAME)"
             )
-            raise Refused(403, "forbidden", f"a second operator has to confirm {name}: {why}; {others} can")
+            raise NotAllowed(f"a second operator has to confirm {name}: {why}; {others} can")
         asker = self.settings.operators.get(row["asked_by"])
         if asker is None or not may(asker.role, "operate"):
             text = f"{row['asked_by']} has asked for {name} and may top up nothing any more: withdraw it"
-            raise Refused(403, "forbidden", text)
+            raise NotAllowed(text)
         self.check(tx, row["run_id"], amount)
         return row

@@ -62,7 +62,7 @@ async def in_force(service: LedgerService, pending: Callable[[Tx, str], int], na
 async def top_up(service: LedgerService, request: TopUpRequest, caller: Caller = ADMIN) -> dict[str, Any]:
     """Raise a run's cap, or one inside it; return what it frees, or what waits for a second operator.
 
-    Raises BadAmount, NotFound, Conflict, Refused (it is more than the caller may).
+    Raises BadAmount, NotFound, Conflict, NotAllowed (it is more than the caller may).
     """
     amount, target = parse_usd(request.usd), target_of(request)
     before = await weigh(service, request.run_id, target, amount)
@@ -76,8 +76,8 @@ async def top_up(service: LedgerService, request: TopUpRequest, caller: Caller =
 async def confirm(service: LedgerService, request: ConfirmRequest, caller: Caller) -> dict[str, Any]:
     """Make a top-up that waits for a second operator, who asks for that; return what it frees.
 
-    Raises NotFound, Conflict (it waits no more, or cannot be made any more), Refused (who asks is not another
-    operator, or may not top up so much).
+    Raises NotFound, Conflict (it waits no more, or cannot be made any more), NotAllowed (who asks is not
+    another operator, or may not top up so much).
     """
     row = await service.read(top_ups.request_row, request.id)
     if row is None:

@@ -348,6 +348,7 @@ class TestTwoOperators:
         reply = send(staffed, "POST", "/api/top_up_run", body, ADMIN)
         assert reply.is_error(403, "forbidden")
         assert send(staffed, "GET", f"/runs/{case.run_id}", token=ADMIN).json["cap_usd"] == "100.00"
+        assert "Traceback" not in (staffed.folder / "luigid.log").read_text()
         assert "waits for a second operator, by boss at 127.0.0.1" in log_of(staffed)
 
 

@@ -174,18 +174,22 @@ def test_a_guard_that_is_broken_is_found_out_by_the_vendors_count(user: User, br
 
 
 def test_no_process_is_given_a_secret_of_the_users(user: User) -> None:
-    theirs = {name: f"{name}-of-the-user-0123456789" for name in ("vendor", "worker", "admin")}
+    whose = ("vendor", "worker", "admin", "alice", "bob", "mine")
+    theirs = {name: f"{name}-of-the-user-0123456789" for name in whose}
     tls = REPOSITORY / "tests" / "support" / "tls"
     user.configure(
         "[spendguard]\n"
         f"worker_token_file = {user.private('worker', theirs['worker'])}\nadmin_token = {theirs['admin']}\n"
         f"tls_cert = {tls / 'loopback.pem'}\ntls_key = {tls / 'loopback.key'}\n"
-        "gateway_url = https://gateway.example.com\n[spendguard_caps]\nBilling = 5\n"
+        "gateway_url = https://gateway.example.com\ntwo_operators_above_usd = 1\n"
+        f"[spendguard_operators]\nalice = {theirs['alice']}\nbob = ${{BOBS}}\n"
+        "[spendguard_roles]\nbob = admin\n[spendguard_caps]\nBilling = 5\n"
         "[spendguard_twilio]\nsecret = ${MY_TOKEN}\n"
         f"[spendguard_stripe]\nsecret_file = {user.private('vendor', theirs['vendor'])}\n"
         "base_url = https://stripe.example.com\n"
     )
     user.env |= {"A_COPY": f"Bearer {theirs['vendor']}", "ALL_PROXY": "http://proxy.example.com:3128"}
+    user.env |= {"BOBS": theirs["bob"], "SPENDGUARD_TOKEN": theirs["mine"]}
     user.before(SPY)
     code, out, err = user.run()
     assert (code, err) == (0, ""), err

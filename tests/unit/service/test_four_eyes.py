@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.http.relay import Refused
+from luigi_spendguard.errors import Conflict, NotAllowed, NotFound
 from luigi_spendguard.ledger.actions import ActionFilter, actions
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import NOW
@@ -150,17 +149,17 @@ def test_the_admin_token_may_be_anybodys_and_is_half_of_nothing(luigid: Staffed)
     luigid.ask(ALICE, 21)
     luigid.top_up(ALICE, 20)
     for usd in (1, 100):
-        with pytest.raises(Refused, match="the admin token names nobody"):
+        with pytest.raises(NotAllowed, match="the admin token names nobody"):
             luigid.top_up(NOBODY, usd)
     name = luigid.ask(ALICE)
-    with pytest.raises(Refused, match=r"the admin token names nobody.*bob or carol can"):
+    with pytest.raises(NotAllowed, match=r"the admin token names nobody.*bob or carol can"):
         luigid.confirm(NOBODY, name)
     assert luigid.cap == 60
 
 
 def test_nobody_confirms_their_own(luigid: Staffed) -> None:
     name = luigid.ask(CAROL)
-    with pytest.raises(Refused, match="you are carol, who has asked for it; alice or bob can"):
+    with pytest.raises(NotAllowed, match="you are carol, who has asked for it; alice or bob can"):
         luigid.confirm(CAROL, name)
     assert luigid.cap == 10
 
@@ -168,7 +167,7 @@ def test_nobody_confirms_their_own(luigid: Staffed) -> None:
 def test_without_a_second_one_nothing_waits_for_ever(luigid: Staffed) -> None:
     luigid.set(names=(ALICE, READER))
     assert luigid.service.settings.lacks_operators
-    with pytest.raises(Refused, match=r"nobody else in \[spendguard_operators\] may confirm it"):
+    with pytest.raises(NotAllowed, match=r"nobody else in \[spendguard_operators\] may confirm it"):
         luigid.top_up(ALICE, 51)
     assert luigid.waiting() == []
 
@@ -177,7 +176,7 @@ def test_who_has_asked_and_is_gone_has_asked_for_nothing(luigid: Staffed) -> Non
     name = luigid.ask(ALICE)
     for names in ((BOB, CAROL), (BOB, CAROL, dataclasses.replace(ALICE, role="read"))):
         luigid.set(names=names)
-        with pytest.raises(Refused, match=r"alice has asked .* and may top up nothing any more"):
+        with pytest.raises(NotAllowed, match=r"alice has asked .* and may top up nothing any more"):
             luigid.confirm(BOB, name)
     luigid.withdraw(BOB, name)
     assert luigid.cap == 10
@@ -185,13 +184,13 @@ def test_who_has_asked_and_is_gone_has_asked_for_nothing(luigid: Staffed) -> Non
 
 def test_a_second_one_may_top_up_that_much_too(luigid: Staffed) -> None:
     luigid.set(limit=99)
-    with pytest.raises(Refused, match=r"by \$99.00 in all"):
+    with pytest.raises(NotAllowed, match=r"by \$99.00 in all"):
         luigid.top_up(ALICE, 100)
     name = luigid.ask(CAROL)
-    with pytest.raises(Refused, match=r"by \$99.00 in all"):
+    with pytest.raises(NotAllowed, match=r"by \$99.00 in all"):
         luigid.confirm(BOB, name)
     luigid.ask(ALICE, 60)
-    with pytest.raises(Refused, match=r"have raised those of this one by \$60.00"):
+    with pytest.raises(NotAllowed, match=r"have raised those of this one by \$60.00"):
         luigid.top_up(ALICE, 40)  # What waits is counted: all of it may be confirmed.
     assert luigid.cap == 10
 
