@@ -269,7 +269,8 @@ class _Shown:
             click.echo(f"apart: {what}: {count} lines, {amount} in its smallest unit")
         both = f"{format_usd(sums.matched)} in both"
         there = f"{self.vendor} {format_usd(sums.vendor)} = {both} + {format_usd(sums.vendor_only)}"
-        here = f"ledger {format_usd(sums.ledger)} = {both} + {format_usd(sums.ledger_only)}"
+        fees = f" + {format_usd(sums.fees)} in fees" if sums.fees else ""
+        here = f"ledger {format_usd(sums.ledger)} = {both}{fees} + {format_usd(sums.ledger_only)}"
         found = f"{counted(sums.differences, 'difference')} of {counted(sums.monies, 'payment')}"
         click.echo(f"{there}; {here}; {found}.")
         return left
@@ -290,6 +291,7 @@ def _head(done: Reconciled) -> dict[str, Any]:
         "vendor_usd": plain_usd(sums.vendor),
         "ledger_usd": plain_usd(sums.ledger),
         "matched_usd": plain_usd(sums.matched),
+        "fees_usd": plain_usd(sums.fees),
         "vendor_only_usd": plain_usd(sums.vendor_only),
         "ledger_only_usd": plain_usd(sums.ledger_only),
         "payments": sums.monies,

@@ -151,15 +151,20 @@ def resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Ro
 
 
 def _restated(tx: Tx, row: Row, resolution: Resolution, entry: JournalEntry) -> Row:
-    """Let a settled call have cost what its vendor's own books say. Raises Conflict.
+    """Let a settled call, or the one of several objects that it has opened, have cost what its vendor's own
+    books say. Raises Conflict.
 
     It stays what the vendor has answered: only its amount is known better.
     """
-    total = resolution.spent
-    if total is None or resolution.object_id not in (None, row["object_id"]):
+    spent = resolution.spent
+    part = _part_of(tx, row, resolution.object_id)
+    if spent is None or (part is None and resolution.object_id not in (None, row["object_id"])):
         raise Conflict(
             f"call {row['id']} was settled by the vendor's answer: only its amount can be corrected"
         )
+    object_id = row["object_id"] if part is None else resolution.object_id
+    before = cost_so_far(row)
+    total = spent if part is None else Micros(before - part + spent)
     if total > row["reserved_micros"] and not resolution.overrun:
         raise Conflict(
             f"{format_usd(total)} is more than the {format_usd(row['reserved_micros'])} that call "
@@ -167,16 +172,36 @@ def _restated(tx: Tx, row: Row, resolution: Resolution, entry: JournalEntry) -> 
             '{"overrun": true}, which books the rest as overrun and freezes the run'
         )
     note = f"resolved: {resolution}"
-    if row["object_id"] is not None and total > cost_so_far(row):
-        take_back(tx, row, row["object_id"], total - cost_so_far(row))
+    if object_id is not None and total > before:
+        take_back(tx, row, object_id, total - before)
     restate(tx, row, total, note, forced=True)
-    handed = _count(tx, row, row["object_id"], total, forced=True)
-    tx.run("DELETE FROM price_due WHERE call_id = ?", row["id"])
+    handed = _count(tx, row, object_id, spent, forced=True)
+    _wait_no_more(tx, row["id"])
     tx.run("UPDATE call SET message = ? WHERE id = ?", "; ".join([note, *handed]), row["id"])
     journal(tx, entry)
     restated = tx.one("SELECT * FROM call WHERE id = ?", row["id"])
     assert restated is not None
     return restated
+
+
+def _part_of(tx: Tx, row: Row, object_id: str | None) -> int | None:
+    """Return what one of several objects counts for that a call has opened, in micro-dollars; None: it is no
+    such.
+    """
+    if row["object_id"] is not None or object_id is None:
+        return None
+    known = find_object(tx, row["vendor"], row["account"], object_id)
+    return int(known["counted_micros"]) if known and known["call_id"] == row["id"] else None
+
+
+def _wait_no_more(tx: Tx, call_id: str) -> None:
+    """Ask no more for the price of a call; which fees a price may lack stays known."""
+    tx.run(
+        "UPDATE call SET fees_micros = (SELECT fees_micros FROM price_due WHERE call_id = ?1)"
+        " WHERE id = ?1 AND EXISTS (SELECT 1 FROM price_due WHERE call_id = ?1)",
+        call_id,
+    )
+    tx.run("DELETE FROM price_due WHERE call_id = ?", call_id)
 
 
 def _count(tx: Tx, row: Row, object_id: str | None, total: Micros, *, forced: bool) -> list[str]:
@@ -337,8 +362,7 @@ def correct(
     elif price.problem:
         _note_problem(tx, row, price.problem)
     if given_up:
-        tx.run("DELETE FROM price_due WHERE call_id = ?", call_id)
-        tx.run("UPDATE call SET fees_micros = ? WHERE id = ?", waiting["fees_micros"], call_id)
+        _wait_no_more(tx, call_id)
     else:
         tx.run(
             f"UPDATE price_due SET tries = ?, due_at = {NOW} + ? WHERE call_id = ?",

@@ -24,6 +24,7 @@ def resolution_of(work: Work, difference: Difference) -> dict[str, Any] | None:
         work.account,
         vars(work.period),
         difference.call,
+        difference.subject,
         difference.kind.value,
     ]
     said += [difference.vendor_micros, difference.ledger_micros, difference.spent]
@@ -31,6 +32,6 @@ def resolution_of(work: Work, difference: Difference) -> dict[str, Any] | None:
         "spent_usd": plain_usd(Micros(difference.spent)),
         "request_id": f"reconcile-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]}",
     }
-    if difference.kind is Cause.MADE:
-        return body | ({"object_id": difference.opened} if difference.opened else {})
-    return body | {"by_books": True, "overrun": True}
+    if difference.opened:
+        body["object_id"] = difference.opened
+    return body if difference.kind is Cause.MADE else body | {"by_books": True, "overrun": True}

@@ -481,6 +481,13 @@ class _Judge:
             "find out who has the secret; roll it where nobody should",
         )
 
+    def _is_part(self, call: _KnownCall) -> bool:
+        """Return whether this money is one of several things that a call has opened, and all that it is."""
+        subject = self.money.subject
+        names = [name for name, _ in self.money.items]
+        alone = names == [call.id] and [line[_ID] for line in self.best] == [subject]
+        return alone and call.object is None and call.id not in (self.money.tagged, subject)
+
     def _both(self) -> Difference | None:
         """Judge what both have, with another amount."""
         call, line, subject = self.call, self.best[0], self.money.subject
@@ -492,8 +499,9 @@ class _Judge:
         vendor, ledger = format_usd(moved), format_usd(counted)
         payers = [one for one in self.money.calls if one.cost]
         single = [(one.id, one.cost) for one in payers] == ([(call.id, counted)] if counted else [])
+        part = self._is_part(call)
         final = all(one[_FINAL] for one in self.best) and not opened
-        certain = single and final and call.state == "settled" and self._same_currency(call, moved)
+        certain = (single or part) and final and call.state == "settled" and self._same_currency(call, moved)
         if self.money.tagged and call.state == "voided":
             spent = command("resolve", call.id, "--spent", plain_usd(moved), "--object", subject, "--correct")
             text = f"{subject} has the tag of call {call.id}, which is said not to have been made"
@@ -506,11 +514,15 @@ class _Judge:
             return self._found(Cause.UNCONFIRMED, text, "cancel it at the vendor, where nobody is to pay it")
         if not moved and final:
             text = f"{subject} is {line[_STATE]} at the vendor, and {ledger} is counted for it"
-            return self._found(Cause.CANCELLED, text, "--apply gives it back", certain=certain, spent=0)
+            remedy = "--apply gives it back" if certain else "look at it on the vendor's own pages"
+            return self._found(
+                Cause.CANCELLED, text, remedy, certain=certain, spent=0, opened=subject if part else ""
+            )
         if line[_KIND].startswith(("message", "call", "email")):
             note = f" ({line[_NOTE]})" if line[_NOTE] else ""
             text = f"{subject} costs {vendor} by the vendor's books{note}, and {ledger} is counted"
-            return self._found(Cause.PRICE, text, "--apply books it", certain=certain, spent=moved)
+            remedy = "--apply books it" if certain else "look at it on the vendor's own pages"
+            return self._found(Cause.PRICE, text, remedy, certain=certain, spent=moved)
         text = f"{subject} is {vendor} by the vendor's books ({line[_STATE]}), and {ledger} is counted"
         if self.currency not in ("", "usd"):
             text += f"; perhaps at another rate for {self.currency} than today's"

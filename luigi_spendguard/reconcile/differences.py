@@ -40,7 +40,8 @@ class Difference:
         vendor_micros, ledger_micros: what is on that side only, in micro-dollars.
         amount, currency: what the vendor shows, in minor units; None where it does not count so.
         certain: `--apply` may book it: the call has cost `spent` micro-dollars.
-        opened: what the call has opened at the vendor, where the ledger does not know that; else "".
+        opened: what the call has opened at the vendor, where the ledger does not know that; or the one of
+            several things that it has opened which `spent` is about; else "".
         reason, remedy: for people; the remedy has the commands.
 
     """

@@ -13,15 +13,14 @@ import urllib3
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.http.blocking import BlockingTransport
-from luigi_spendguard.ledger import corrections
 from luigi_spendguard.ledger.database.engines import opened
-from luigi_spendguard.money import Micros
 from luigi_spendguard.reconcile import Reconciler
 from luigi_spendguard.reconcile.comparing import Sums
 from luigi_spendguard.reconcile.differences import Cause, Difference
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors.own_books import Period
 from tests.support.books import Books
+from tests.support.reconciled import applied
 from tests.support.resend_desk import SECRET, ResendDesk, mail_to
 from tests.support.vendors import FakeResend
 
@@ -92,12 +91,20 @@ class Sides:
         assert sum(each.ledger_micros for each in found) == done.sums.ledger_only
         assert all(each.reason and each.remedy for each in found)
         done.sums.check()
+        self.work = done.work
         done.file.remove()
         return done.sums, found
 
     def found(self) -> list[Difference]:
         """Return what differs."""
         return self.compare()[1]
+
+    def applied(self) -> list[Difference]:
+        """Book what is certain, twice; return what differs then."""
+        found = self.found()
+        for _ in range(2):
+            assert applied(self.books, self.work, found) == sum(one.certain for one in found)
+        return self.found()
 
     def only(self) -> Difference:
         """Return the one thing that differs."""
@@ -141,6 +148,8 @@ def test_a_mail_that_was_canceled_at_resend_is_given_back(sides: Sides) -> None:
     sides.changed(mail, last_event="canceled")
     found = sides.only()
     assert (found.kind, found.ledger_micros, found.certain, found.spent) == (Cause.CANCELLED, MAIL, True, 0)
+    assert sides.applied() == []
+    assert sides.books.figures() == (0, 0, 0)
 
 
 def test_one_of_a_batch_that_was_canceled_is_said_with_its_own_amount(sides: Sides) -> None:
@@ -148,6 +157,13 @@ def test_one_of_a_batch_that_was_canceled_is_said_with_its_own_amount(sides: Sid
     sides.changed(mails[1], last_event="canceled")
     found = sides.only()
     assert (found.kind, found.subject, found.ledger_micros) == (Cause.CANCELLED, mails[1], MAIL)
+    assert sides.applied() == []
+    assert sides.books.figures() == (2 * MAIL, 0, 0)
+    for mail in mails[::2]:
+        sides.changed(mail, last_event="canceled")
+    assert [(one.kind, one.certain) for one in sides.found()] == [(Cause.CANCELLED, True)] * 2
+    assert sides.applied() == []
+    assert sides.books.figures() == (0, 0, 0)
 
 
 def test_what_resend_shows_no_more_is_said(sides: Sides) -> None:
@@ -168,6 +184,8 @@ def test_a_lost_mail_is_known_where_it_can_be_no_other(sides: Sides) -> None:
     assert (found[Cause.MADE].call, found[Cause.MADE].spent) == (call, 2 * MAIL)
     assert found[Cause.MADE].certain
     assert found[Cause.MADE].subject == sides.fake.sent()[0]["id"]
+    assert [one.kind for one in sides.applied()] == [Cause.OUTSIDE]
+    assert sides.books.figures() == (2 * MAIL, 0, 0)
 
 
 def test_a_lost_batch_is_known_by_all_its_mails(sides: Sides) -> None:
@@ -176,8 +194,8 @@ def test_a_lost_batch_is_known_by_all_its_mails(sides: Sides) -> None:
     found = sides.only()
     assert (found.kind, found.call, found.spent, found.certain) == (Cause.MADE, call, 3 * MAIL, True)
     assert "--object" not in found.remedy
-    sides.books.write(corrections.resolve, call, corrections.Resolution(Micros(3 * MAIL)), "an operator's")
-    assert sides.found() == []
+    assert sides.applied() == []
+    assert sides.books.figures() == (3 * MAIL, 0, 0)
 
 
 @pytest.mark.parametrize("how", ["dropped", "twin", "rival", "part"])
@@ -222,3 +240,4 @@ def test_all_kinds_at_once_are_told_apart(sides: Sides) -> None:
     certain = {each.call for each in found if each.certain}
     assert known in certain
     assert unknown not in certain
+    assert sorted(each.kind.value for each in sides.applied()) == ["in_doubt", "outside"]

@@ -26,6 +26,7 @@ from luigi_spendguard.reconcile.comparing import Sums
 from luigi_spendguard.reconcile.differences import Cause, Difference
 from luigi_spendguard.vendors.own_books import Period
 from tests.support.books import Books
+from tests.support.reconciled import applied
 from tests.support.twilio_desk import SECRET, SID, TwilioDesk
 from tests.support.vendors import FakeTwilio
 
@@ -122,12 +123,20 @@ class Sides:
         assert sum(each.ledger_micros for each in found) == done.sums.ledger_only
         assert all(each.reason and each.remedy for each in found)
         done.sums.check()
+        self.work = done.work
         done.file.remove()
         return done.sums, found
 
     def found(self, **how: Any) -> list[Difference]:
         """Return what differs."""
         return self.compare(**how)[1]
+
+    def applied(self) -> list[Difference]:
+        """Book what is certain, twice; return what differs then."""
+        found = self.found()
+        for _ in range(2):
+            assert applied(self.books, self.work, found) == sum(one.certain for one in found)
+        return self.found()
 
     def only(self, **how: Any) -> Difference:
         """Return the one thing that differs."""
@@ -186,6 +195,12 @@ def test_a_price_that_came_late_is_certain(sides: Sides) -> None:
     found = sides.only()
     assert (found.kind, found.ledger_micros, found.vendor_micros) == (Cause.PRICE, 2_000, 0)
     assert (found.certain, found.spent) == (True, 6_000 + FEE)
+    assert sides.applied() == []
+    assert sides.books.figures() == (6_000 + FEE, 0, 0)
+    sides.fake.control(options={"price": {sid: "-0.00700"}})
+    assert sides.applied() == []  # Which fee a price may lack is still known.
+    assert sides.books.figures() == (7_000 + FEE, 0, 0)
+    assert sides.desk.calls()[0]["estimated"] is False
 
 
 @pytest.mark.parametrize(
@@ -204,6 +219,8 @@ def test_another_price_than_the_booked_one_is_certain(
     found = sides.only()
     assert (found.kind, found.certain, found.spent) == (Cause.PRICE, True, spent)
     assert (found.vendor_micros, found.ledger_micros) == (vendor_only, ledger_only)
+    assert sides.applied() == []
+    assert sum(sides.books.figures()) == spent
 
 
 def test_a_dearer_price_may_contain_some_of_the_fee(sides: Sides) -> None:
@@ -221,8 +238,8 @@ def test_a_failed_message_costs_the_failed_fee_alone(sides: Sides) -> None:
     found = sides.only()
     assert (found.kind, found.spent, found.certain) == (Cause.PRICE, 1_000, True)
     assert found.ledger_micros == SMS + FEE - 1_000
-    sides.priced()
-    assert sides.found() == []
+    assert sides.applied() == []
+    assert sides.books.figures() == (1_000, 0, 0)
 
 
 def test_an_undelivered_message_costs_what_its_price_says(sides: Sides) -> None:
@@ -323,6 +340,12 @@ def test_a_lost_message_is_known_where_it_can_be_no_other(sides: Sides) -> None:
     assert found[Cause.MADE].spent == SMS + FEE  # Its price may lack the fee, and that was quoted.
     sent = next(one["sid"] for one in sides.fake.sent() if one["to"] == "+14155550100")
     assert found[Cause.MADE].subject == sent
+    assert [one.kind for one in sides.applied()] == [Cause.OUTSIDE]
+    assert sides.books.figures() == (SMS + FEE, 0, 0)
+    assert sides.desk.calls()[0]["object_id"] == sent
+    sides.desk.again()
+    assert json.loads(sides.desk.message().body)["sid"] == sent
+    assert sides.desk.posts() == 2
 
 
 def test_what_was_not_sent_stays_in_doubt(sides: Sides) -> None:
@@ -416,6 +439,8 @@ def test_all_kinds_at_once_are_told_apart(sides: Sides) -> None:
     assert sums.vendor == sums.matched + sums.vendor_only
     assert {each.kind for each in found if each.certain} == {Cause.PRICE, Cause.MADE}
     assert known in {each.call for each in found if each.certain}
+    left = [each.kind.value for each in sides.applied()]
+    assert sorted(left) == ["came_in", "in_doubt", "no_price", "not_there", "outside", "outside"]
 
 
 def test_no_call_is_made_and_nothing_is_changed(sides: Sides) -> None:
