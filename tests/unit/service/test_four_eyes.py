@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -328,3 +329,48 @@ def test_pages_of_what_waits_are_whole(luigid: Staffed) -> None:
     assert {one["id"] for one in first + rest} == {*names}
     assert len(first + rest) == 5
     assert luigid.waiting(run_id="another") == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_order_of_top_ups_lets_one_alone_raise_more(luigid: Staffed, other: Staffed, seed: int) -> None:
+    """Beside a plain model: what each has raised alone since a second one last agreed with them."""
+    draw, cap, everybody = random.Random(seed), luigid.cap, 0
+    alone = {"alice": 0, "bob": 0, "carol": 0}
+    waits: dict[str, tuple[str, int]] = {}
+    unnamed_since = dict(alone)
+    for _ in range(60):
+        one, who = draw.choice((luigid, other)), draw.choice((ALICE, BOB, CAROL, NOBODY))
+        if waits and draw.random() < 0.4:
+            name = draw.choice(sorted(waits))
+            asker, usd = waits[name]
+            if who.name in ("", asker):
+                with pytest.raises(NotAllowed):
+                    one.confirm(who, name)
+            elif draw.random() < 0.3:
+                one.withdraw(who, name)
+                del waits[name]
+            else:
+                one.confirm(who, name)
+                cap += usd
+                alone[asker] = unnamed_since[asker] = 0
+                del waits[name]
+        else:
+            usd, inside = draw.randint(1, 40), draw.choice(({}, {"day": True}, {"family": "V"}))
+            mine = alone[who.name] + unnamed_since[who.name] if who.name else everybody
+            if mine + usd <= 50:
+                assert "waiting" not in one.top_up(who, usd, **inside)
+                everybody += usd
+                cap += 0 if inside else usd
+                if who.name:
+                    alone[who.name] += usd
+                else:
+                    unnamed_since = {name: done + usd for name, done in unnamed_since.items()}
+            elif who.name:
+                # Those of the run alone: what the model adds to the cap is its.
+                waits[one.ask(who, usd)] = who.name, usd
+            else:
+                with pytest.raises(NotAllowed):
+                    one.top_up(who, usd, **inside)
+    assert luigid.cap == cap
+    assert {one["id"] for one in luigid.waiting(state="waiting")} == {*waits}
+    assert luigid.do(luigid.service.read(discrepancies)) == []
