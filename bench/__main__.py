@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.audit import measure_audit
 from bench.calls import measure_calls
 from bench.dispatch import SIZES, measure_dispatch
 from bench.footprint import measure_history, measure_start
@@ -36,6 +37,7 @@ class Sizes:
     Attributes:
         pipelines: of each whole pipeline, its tasks and how often it runs; `plain`: of one without a vendor.
         page: runs, calls and repeats.
+        audit: runs, and sealed rows.
         server: seconds, repeats and processes at a PostgreSQL server.
         history: runs, and calls of each ledger.
 
@@ -56,6 +58,7 @@ class Sizes:
     server: tuple[float, int, int] = (5.0, 5, 8)
     history: tuple[int, tuple[int, ...]] = (1000, (10_000, 1_000_000))
     page: tuple[int, int, int] = (1000, 100_000, 8)
+    audit: tuple[int, int] = (1000, 1_000_000)
     peer_calls: int = 200
 
 
@@ -75,6 +78,7 @@ _QUICK = Sizes(
     server=(1.5, 1, 8),
     history=(50, (2000,)),
     page=(50, 2000, 1),
+    audit=(50, 6000),
     peer_calls=60,
 )
 _TINY = Sizes(
@@ -93,6 +97,7 @@ _TINY = Sizes(
     server=(0.2, 1, 1),
     history=(3, (30,)),
     page=(3, 30, 1),
+    audit=(3, 90),
     peer_calls=20,
 )
 
@@ -123,6 +128,7 @@ def _parts(sizes: Sizes, old: Path | None) -> Mapping[str, Callable[[Path], Any]
             for tasks, repeats in sizes.pipelines
         },
         "page": lambda folder: measure_page(folder, *sizes.page),
+        "audit": lambda folder: measure_audit(folder, *sizes.audit),
     }
 
 

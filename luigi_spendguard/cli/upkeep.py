@@ -81,7 +81,7 @@ def prune_audit(before: str, dry_run: bool) -> None:
         blocks, rows = blocks + answer["blocks"], rows + answer["rows"]
         last = answer if answer["block"] is not None else last
     if last["block"] is None:
-        click.echo("Nothing to prune: no block was sealed before then but the newest, which stays.")
+        click.echo("Nothing to prune: no block of the audit was sealed before then.")
     elif dry_run:
         click.echo(f"Would be pruned: {counted(rows, 'row')} up to block {last['block']} ({last['hash']}).")
     else:

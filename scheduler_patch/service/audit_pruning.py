@@ -30,7 +30,7 @@ async def prune_audit(service: LedgerService, request: AuditPruneRequest) -> dic
         raise Conflict("what is younger than two days is not pruned: name a day before that")
     if request.dry_run:
         return _answer(await service.browse(checkpoints.due, request.before))
-    which = await service.browse(checkpoints.unfinished)
+    which = resumed = await service.browse(checkpoints.unfinished)
     if which is None:
         entry = await service.record(checkpoints.say, request.before)
         if entry is None:
@@ -43,7 +43,9 @@ async def prune_audit(service: LedgerService, request: AuditPruneRequest) -> dic
         blocks, rows = blocks + gone.blocks, rows + gone.rows
         if not gone.blocks:
             break
-    return _answer(which) | {"blocks": blocks, "rows": rows, "more": bool(blocks)}
+    # What was said earlier may have been less than what is asked for now.
+    more = bool(gone.blocks or resumed)
+    return _answer(which) | {"blocks": blocks, "rows": rows, "more": more}
 
 
 async def _sealed(service: LedgerService, entry: int) -> None:

@@ -63,14 +63,14 @@ class Gone(NamedTuple):
 
 
 def due(tx: Tx, before: int) -> Checkpoint | None:
-    """Return what can be pruned of blocks that were sealed before then, None where there is nothing.
+    """Return what can be pruned: the blocks that were sealed before then; None where there is nothing.
 
-    The newest block always stays.
+    The entry that says so is in a later one.
     """
     row = tx.one(
-        "SELECT * FROM audit_block WHERE number < (SELECT max(number) FROM audit_block) AND sealed_at < ?1"
-        " AND NOT EXISTS (SELECT 1 FROM audit_block AS later WHERE later.sealed_at >= ?1"
-        " AND later.number < audit_block.number) ORDER BY number DESC LIMIT 1",
+        "SELECT * FROM audit_block WHERE sealed_at < ?1 AND NOT EXISTS"
+        " (SELECT 1 FROM audit_block AS other WHERE other.sealed_at >= ?1"
+        " AND other.number < audit_block.number) ORDER BY number DESC LIMIT 1",
         before,
     )
     if row is None:
@@ -127,20 +127,24 @@ def vouched(tx: Tx) -> tuple[Checkpoint, Row] | None:
 
 
 def delete_some(tx: Tx) -> Gone:
-    """Delete the oldest blocks that a sealed checkpoint vouches for, some at a time. Raises Conflict.
+    """Delete blocks that a sealed checkpoint vouches for, the newest of them first. Raises Conflict.
 
-    Whoever repeats this until nothing is gone has deleted all of them.
+    Whoever repeats this until nothing is gone has deleted all of them. What is left in between is a chain, a
+    gap up to the checkpoint, and the chain behind that.
     """
     tx.check(OF_AUDIT)
     found = vouched(tx)
     if found is None:
         raise Conflict("no sealed entry says that blocks of the audit are pruned: nothing was deleted")
+    which = found[0]
     blocks = tx.all(
-        f"SELECT number, last_seq FROM audit_block WHERE number <= ? ORDER BY number LIMIT {MOST_BLOCKS}",
-        found[0].block,
+        "SELECT number, first_seq FROM audit_block WHERE number <= ?"
+        f" ORDER BY number DESC LIMIT {MOST_BLOCKS}",
+        which.block,
     )
     if not blocks:
         return Gone(0, 0)
-    rows = tx.run("DELETE FROM audit_row WHERE seq <= ?", blocks[-1]["last_seq"])
-    tx.run("DELETE FROM audit_block WHERE number <= ?", blocks[-1]["number"])
+    least = blocks[-1]
+    rows = tx.run("DELETE FROM audit_row WHERE seq BETWEEN ? AND ?", least["first_seq"], which.last_seq)
+    tx.run("DELETE FROM audit_block WHERE number BETWEEN ? AND ?", least["number"], which.block)
     return Gone(len(blocks), rows)
