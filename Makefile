@@ -93,7 +93,7 @@ bench-quick: $(STAMP)  ## a little of each but the peers, in two minutes
 	$(BIN)/python -m bench --quick $(ARGS)
 
 figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and forms, long generated tests, all combinations
-	$(BIN)/python -m pytest -m "figures or hypothesis or combinations" --combinations --repeats 20 --malformed 10000 --hypothesis-profile long $(ARGS)
+	$(BIN)/python -m pytest -m "figures or hypothesis or combinations" --combinations --repeats 20 --malformed 10000 --tamperings 1000 --hypothesis-profile long $(ARGS)
 
 MINUTES ?= 10
 chaos: $(STAMP)  ## 100,000 histories of the simulator (N=); then let everything fail, by seed, for so long (MINUTES=10)

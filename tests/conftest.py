@@ -79,6 +79,7 @@ LONG = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repeats", type=int, default=3, help="how often each race is run")
     parser.addoption("--malformed", type=int, default=200, help="how many malformed requests are made")
+    parser.addoption("--tamperings", type=int, default=40, help="how often sealed books are tampered with")
     parser.addoption("--combinations", action="store_true", help="run every combination of cases")
 
 
@@ -151,6 +152,12 @@ def repeats(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def malformed(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--malformed"))
+
+
+@pytest.fixture(scope="session")
+def tamperings(request: pytest.FixtureRequest) -> int:
+    """Return how often sealed books are tampered with."""
+    return int(request.config.getoption("--tamperings"))
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,13 @@ import click
 from luigi_spendguard.cli import chain, exports, receipts, upkeep
 
 
-@click.group("audit", epilog="Example:  spendguard audit accept")
+@click.group("audit", epilog="Example:  spendguard audit verify")
 def audit() -> None:
     """Look whether anything was changed behind the ledger's back; luigid need not run."""
 
 
 for _one in (
+    chain.verify,
     chain.accept,
     chain.new_key,
     exports.export,

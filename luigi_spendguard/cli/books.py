@@ -34,12 +34,17 @@ class LedgerUrl(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """End the command by what the ledger says: with another exit code where its server is not there."""
+def refusals(*others: type[LedgerError]) -> Iterator[None]:
+    """End the command by what the ledger says: with another exit code where its server is not there.
+
+    `others`: what the command says itself.
+    """
     from luigi_spendguard.ledger.database import Interrupted
 
     try:
         yield
+    except others:
+        raise
     except LedgerError as error:
         away = isinstance(error, (LedgerUnreached, Interrupted))
         raise Stop(redaction.redact(str(error)), 3 if away else 1) from None

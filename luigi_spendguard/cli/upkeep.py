@@ -16,6 +16,7 @@ _STAY = {
     "payment_key": "a payment_key is not paid for again",
     "not_completed": "tasks that have not completed may run again",
     "open": "a run or attempt that goes on may ask for them, or a call in doubt be confused with them",
+    "unsealed": "the audit has not sealed all that is said of them",
     "newer": "they are newer",
 }
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from luigi_spendguard.counted import counted
 from luigi_spendguard.ledger import queries
+from luigi_spendguard.ledger.audit.blocks import sealed_entry
 from luigi_spendguard.ledger.batches import COMPLETIONS, NOT_COMPLETED, may_repeat
-from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal
+from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal, last_entry, run_budget
 from luigi_spendguard.ledger.database import MINUTE_S, NOW, Row, Tx
 from luigi_spendguard.ledger.runs import YOUNGEST_MS
 from luigi_spendguard.settings.policy import moment
@@ -57,9 +58,10 @@ _AT_WORK = """
     json_array(mixed) END) AS each WHERE ended_at IS NULL AND state = 'open' AND mixed <> ''
 """
 #: Why a call (of ?1) stays; null: it need not. ?2: before when it ended; ?3: the entry of `_OLDEST`;
-#: ?4: what `_AT_WORK` names; ?5: `_OLDEST_ATTEMPT`.
+#: ?4: what `_AT_WORK` names; ?5: `_OLDEST_ATTEMPT`; ?6: up to which entry the audit is sealed.
 _WHY = f"""
     CASE
+    WHEN EXISTS (SELECT 1 FROM journal WHERE journal.call_id = call.id AND journal.id > ?6) THEN 'unsealed'
     WHEN call.created_at >= ?2 OR coalesce(call.ended_at, 0) >= ?2 THEN 'newer'
     WHEN call.verdict = 'allowed' AND call.task_id <> ''
          AND (call.base IS NOT NULL OR call.key_id IS NOT NULL)
@@ -95,7 +97,8 @@ class Pruned:
         calls, spent_micros: so many calls, and what they have cost in micro-dollars.
         attempts: so many attempts of tasks, and vault keys.
         stay: how many calls of these and other runs that are over stay, by why: `newer` than asked for,
-            `payment_key`, `not_completed` (their tasks), `open` (a run, a call or an attempt that goes on).
+            `payment_key`, `not_completed` (their tasks), `open` (a run, a call or an attempt that goes on),
+            `unsealed` (the audit has not all of them yet).
         next: which run comes next; None: it was the last.
 
     """
@@ -151,11 +154,12 @@ def prune(tx: Tx, before: int, after: int = 0) -> Pruned:
     for run in _runs(tx, before, after, found):
         run_id, room = run["run_id"], MOST_CALLS - found.calls - found.attempts
         calls = _free(tx, run_id, before, room)
-        _delete_calls(tx, run_id, [row["id"] for row in calls])
+        entries = _delete_calls(tx, run_id, [row["id"] for row in calls])
         attempts = _attempts(tx, run_id, before, room - len(calls))
-        _delete_attempts(tx, attempts)
+        entries += _delete_attempts(tx, attempts)
         if calls or attempts:
             _say(tx, run_id, before, len(calls), len(attempts))
+            _account(tx, len(calls), entries)
         _count(found, calls, len(attempts))
         if len(calls) + len(attempts) == room:  # There may be more of it.
             found.next = run["id"] - 1
@@ -189,15 +193,22 @@ def _of_calls(tx: Tx, run_id: str, before: int) -> tuple[str, list[Any]]:
         2**62 if oldest is None else oldest["entry"],
         json.dumps([row["name"] for row in tx.all(_AT_WORK)]),
         tx.value(_OLDEST_ATTEMPT) or 2**62,
+        _sealed(tx),
     ]
     return f"(SELECT call.*, {_STAYS} AS why FROM call WHERE run_id = ?1 ORDER BY rowid) AS call", values
+
+
+def _sealed(tx: Tx) -> int:
+    """Return up to which entry the audit is sealed, as what came later stays; without one, all is free."""
+    sealed = sealed_entry(tx)
+    return 2**62 if sealed is None else sealed
 
 
 def _free(tx: Tx, run_id: str, before: int, most: int) -> list[Row]:
     """Return calls of a run that need not stay."""
     query, values = _of_calls(tx, run_id, before)
     columns = "id, settled_micros, corrected_micros, overrun_micros"
-    return tx.all(f"SELECT {columns} FROM {query} WHERE why IS NULL LIMIT ?6", *values, most)
+    return tx.all(f"SELECT {columns} FROM {query} WHERE why IS NULL LIMIT ?7", *values, most)
 
 
 def _attempts(tx: Tx, run_id: str, before: int, most: int, gone: Sequence[str] = ()) -> list[str]:
@@ -212,11 +223,14 @@ def _attempts(tx: Tx, run_id: str, before: int, most: int, gone: Sequence[str] =
         f" AND call.verdict = 'allowed' AND call.epoch = {COMPLETIONS.format('call')}"
         " AND call.id NOT IN (SELECT value FROM json_each(?3)))"
         " AND NOT (claim.payment <> '' AND EXISTS (SELECT 1 FROM call WHERE call.payment = claim.payment"
-        " AND call.payment <> '' AND call.verdict = 'allowed')) LIMIT ?4",
+        " AND call.payment <> '' AND call.verdict = 'allowed'))"
+        " AND NOT EXISTS (SELECT 1 FROM journal WHERE journal.run_id = ?1 AND journal.id > ?5"
+        " AND kind = 'finish' AND note = claim.id) LIMIT ?4",
         run_id,
         before,
         json.dumps(gone),
         most,
+        _sealed(tx),
     )
     return [row["id"] for row in rows]
 
@@ -234,10 +248,13 @@ def _count_stay(tx: Tx, found: Pruned, run_id: str, before: int) -> None:
         found.stay[row["why"]] = found.stay.get(row["why"], 0) + row["n"]
 
 
-def _delete_calls(tx: Tx, run_id: str, call_ids: list[str]) -> None:
-    """Delete calls with all that is kept of them; what they have moved is kept in one entry a budget."""
+def _delete_calls(tx: Tx, run_id: str, call_ids: list[str]) -> int:
+    """Delete calls with all that is kept of them; what they have moved is kept in one entry a budget.
+
+    Returns how many entries were deleted.
+    """
     if not call_ids:
-        return
+        return 0
     ids = json.dumps(call_ids)
     among = "call_id IN (SELECT value FROM json_each(?))"
     moved = tx.all(
@@ -252,22 +269,30 @@ def _delete_calls(tx: Tx, run_id: str, call_ids: list[str]) -> None:
         journal(tx, JournalEntry("prune", run_id=run_id, budget_id=row["budget_id"], **amounts))
     for table in ("call_budget", "exchange", "call_target", "turn", "vendor_object"):
         tx.run(f"DELETE FROM {table} WHERE {among}", ids)
-    _delete_entries(tx, f"request_id IS NULL AND {among}", ids)
+    entries = _delete_entries(tx, f"request_id IS NULL AND {among}", ids)
     tx.run("DELETE FROM call WHERE id IN (SELECT value FROM json_each(?))", ids)
+    return entries
 
 
-def _delete_entries(tx: Tx, which: str, value: str) -> None:
-    """Delete entries of the journal that others stand for; what operators did stays."""
+def _delete_entries(tx: Tx, which: str, value: str) -> int:
+    """Delete entries of the journal that others stand for; what operators did stays. Returns how many."""
     with tx.deleting_entries():
-        tx.run(f"DELETE FROM journal WHERE {which}", value)
+        return tx.run(f"DELETE FROM journal WHERE {which}", value)
 
 
-def _delete_attempts(tx: Tx, claim_ids: list[str]) -> None:
+def _account(tx: Tx, calls: int, entries: int) -> None:
+    """Keep with the journal's last entry what it has taken out of the books, where that was sealed."""
+    if sealed_entry(tx) is not None:
+        tx.insert("audit_pruned", entry=last_entry(tx), calls=calls, entries=entries)
+
+
+def _delete_attempts(tx: Tx, claim_ids: list[str]) -> int:
+    """Delete attempts; return how many entries were."""
     if not claim_ids:
-        return
+        return 0
     ids = json.dumps(claim_ids)
     among = "(SELECT value FROM json_each(?1))"
-    _delete_entries(
+    entries = _delete_entries(
         tx,
         f"kind = 'finish' AND note IN {among} AND run_id IN (SELECT run_id FROM claim WHERE id IN {among})",
         ids,
@@ -275,21 +300,38 @@ def _delete_attempts(tx: Tx, claim_ids: list[str]) -> None:
     tx.run("DELETE FROM member WHERE claim_id IN (SELECT value FROM json_each(?))", ids)
     for table in ("key_terms", "claim"):
         tx.run(f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))", ids)
+    return entries
 
 
 def _delete_budgets(tx: Tx, run_ids: list[str]) -> None:
     """Delete the budgets of single tasks of these runs of which no call is left."""
     rows = tx.all(
-        "SELECT id FROM budget WHERE scope = 'task' AND subject IN (SELECT value FROM json_each(?))"
+        "SELECT id, subject FROM budget WHERE scope = 'task' AND subject IN (SELECT value FROM json_each(?))"
         " AND NOT EXISTS (SELECT 1 FROM call WHERE call.run_id = subject AND call.task_id = part)"
         " AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.run_id = subject AND claim.task_id = part)",
         json.dumps(run_ids),
     )
-    if not rows:
+    among = "budget_id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))"
+    unsealed = {
+        row["budget_id"]
+        for row in tx.all(
+            f"SELECT DISTINCT budget_id FROM journal WHERE {among} AND id > ? AND kind <> 'prune'",
+            json.dumps([row["id"] for row in rows]),
+            _sealed(tx),
+        )
+    }
+    gone = [row for row in rows if row["id"] not in unsealed]
+    if not gone:
         return
-    ids = json.dumps([row["id"] for row in rows])
+    ids = json.dumps([row["id"] for row in gone])
+    of_runs = f"SELECT run_id, count(*) AS n FROM journal WHERE {among} AND id <= ? GROUP BY run_id"
+    counted_out = tx.all(of_runs, ids, sealed_entry(tx) or 0)
     tx.run("DELETE FROM budget WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))", ids)
-    _delete_entries(tx, "budget_id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))", ids)
+    _delete_entries(tx, among, ids)
+    own = run_budget(tx, gone[0]["subject"])["id"]
+    for row in counted_out:  # With a budget it is no entry of its own for who reads what was done.
+        journal(tx, JournalEntry("prune", run_id=row["run_id"], budget_id=own))
+        _account(tx, 0, row["n"])
 
 
 def _say(tx: Tx, run_id: str, before: int, calls: int, attempts: int) -> None:

@@ -40,6 +40,7 @@ _OF_CALL = {
     **{name: name for name in ("created_at", "ended_at", "worker")},
     **{"run_label": "label", "attempt": "claim_id", "object": "object_id", "request_hash": "fingerprint"},
     "vendor_request": "vendor_request",
+    "tagged": "tagged",
 }
 _AMOUNTS = ("asked", "reserved", "settled", "corrected", "overrun")
 _OF_ENTRY = ("id", "at", "kind", "run_id", "call_id", "budget_id", "request_id", "note", "actor")
@@ -61,7 +62,7 @@ def _ordered(value: Any) -> Any:
 
 
 def _units(name: str) -> bytes:
-    return name.encode("utf-16-be")
+    return name.encode("utf-16-be", "surrogatepass")
 
 
 def call_object(row: Row) -> dict[str, Any]:

@@ -14,7 +14,9 @@ _TOTALS = (
     " UNION ALL SELECT call_budget.budget_id, cap_micros, spent_micros, reserved_micros, overrun_micros"
     " FROM journal JOIN call_budget ON call_budget.call_id = journal.call_id WHERE journal.budget_id IS NULL"
     ") entry ON entry.budget_id = budget.id GROUP BY budget.id, scope, subject, part, budget.cap_micros,"
-    " budget.spent_micros, budget.reserved_micros, budget.overrun_micros ORDER BY budget.id"
+    " budget.spent_micros, budget.reserved_micros, budget.overrun_micros HAVING"
+    f" {' OR '.join(f'budget.{name}_micros <> coalesce(sum(entry.{name}), 0)' for name in _AMOUNTS)}"
+    " ORDER BY budget.id"
 )
 
 
