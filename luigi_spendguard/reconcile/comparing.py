@@ -75,6 +75,7 @@ class _KnownCall:
     cost: int
     at_ms: int
     fees: int | None
+    tag: str
 
 
 @dataclass
@@ -140,7 +141,7 @@ _CALLS = (
         f"call.{name}"
         for name in (
             *("id", "run_id", "account", "operation", "object", "target", "state", "currency", "asked"),
-            *("reserved", "cost", "at_ms", "fees"),
+            *("reserved", "cost", "at_ms", "fees", "tag"),
         )
     )
 )
@@ -395,7 +396,7 @@ class _Judge:
             alone = call.object is None and len(self.best) == 1
             opened = self.money.subject if alone else ""
             if by_tag and how == "its tag":
-                line = next(one for one in self.money.lines if one[_TAG] == call.id)
+                line = next(one for one in self.money.lines if one[_TAG] == call.tag)
                 opened = str(line[_ID])
                 certain = certain and _may_be_its(call, line)
             remedy = command(
@@ -471,8 +472,8 @@ class _Judge:
             text = f"{line[_KIND].removesuffix(CAME_IN)} {subject} came in: no call has ordered it"
             return self._found(Cause.CAME_IN, text, "nothing: the vendor bills what others send, too")
         copied = (
-            f"; it has the tag of call {line[_TAG]}, which is not proven to have made it"
-            if line[_TAG]
+            f"; it has the tag of call {named}, which is not proven to have made it"
+            if (named := self._named_by(line[_TAG]))
             else ""
         )
         return self._found(
@@ -487,6 +488,12 @@ class _Judge:
         names = [name for name, _ in self.money.items]
         alone = names == [call.id] and [line[_ID] for line in self.best] == [subject]
         return alone and call.object is None and call.id not in (self.money.tagged, subject)
+
+    def _named_by(self, tag: str) -> str:
+        """Return the call that a tag names, "" for none."""
+        sql = "SELECT id FROM call WHERE tag = ? AND tag <> '' ORDER BY id"
+        row = self.how.work.db.execute(sql, (tag,)).fetchone()
+        return "" if row is None else str(row[0])
 
     def _both(self) -> Difference | None:
         """Judge what both have, with another amount."""

@@ -17,13 +17,14 @@ from luigi_spendguard.reconcile import likeness
 from luigi_spendguard.reconcile.work_file import WorkFile
 from luigi_spendguard.vendors.own_books import MARGIN_MS, OwnBooks, Period
 
+DAY_MS = 24 * MARGIN_MS
 #: Rows that are in memory at once.
 AT_ONCE = 1000
 
 #: What of a call is looked at. A replay has cost nothing; what was never reserved is no money.
 _CALL = (
     "SELECT id, run_id, task_id, account, operation, object_id, target, state, currency, asked_micros,"
-    " reserved_micros, settled_micros, corrected_micros, overrun_micros, created_at,"
+    " reserved_micros, settled_micros, corrected_micros, overrun_micros, created_at, wire_key, tagged,"
     " coalesce((SELECT due.fees_micros FROM price_due AS due WHERE due.call_id = call.id), fees_micros)"
     " AS fees_micros FROM call"
     " WHERE vendor = ? AND state IS NOT NULL AND"
@@ -43,7 +44,7 @@ def bring(work: WorkFile, ledger: CanRead, books: OwnBooks) -> None:
     Raises LedgerUnavailable.
     """
     with ledger.reading(slow=True) as tx:
-        side = _LedgerSide(work, tx)
+        side = _LedgerSide(work, tx, books)
         side.bring_calls_of_period()
         side.bring_objects()
         side.bring_calls_of_lines()
@@ -68,17 +69,25 @@ def accounts_of(ledger: CanRead, vendor: str, period: Period) -> set[str]:
 
 
 class _LedgerSide:
-    def __init__(self, work: WorkFile, tx: Tx) -> None:
-        self.work, self.tx, self.db = work, tx, work.db
+    def __init__(self, work: WorkFile, tx: Tx, books: OwnBooks) -> None:
+        self.work, self.tx, self.books, self.db = work, tx, books, work.db
         self.vendor, self.account = work.work.vendor, work.work.account
 
     def bring_calls_of_period(self) -> None:
-        """Bring the calls that were made in the period or near its edges."""
+        """Bring the calls that were made in the period or near its edges; and those of the day before
+        of which nobody knows what they have opened, as that may be later.
+        """
         period = self.work.work.period.wider()
+        self._bring_calls(period, "")
+        before = Period(max(0, period.since_ms - DAY_MS), period.since_ms)
+        self._bring_calls(before, " AND object_id IS NULL")
+
+    def _bring_calls(self, period: Period, which: str) -> None:
         last = ""
         while True:
             rows = self.tx.all(
-                f"{_CALL} account = ? AND created_at >= ? AND created_at < ? AND id > ? ORDER BY id LIMIT ?",
+                f"{_CALL} account = ? AND created_at >= ? AND created_at < ? AND id > ?{which}"
+                " ORDER BY id LIMIT ?",
                 self.vendor,
                 self.account,
                 period.since_ms,
@@ -124,8 +133,9 @@ class _LedgerSide:
         return any(self.db.execute(sql, (value,)).fetchone() for sql, value in asked)
 
     def bring_calls_of_lines(self) -> None:
-        """Bring the calls that act on the objects of the vendor's lines, whenever they were made, and those
-        that tags name. An object that is another account's is noted.
+        """Bring the calls that act on the objects of the vendor's lines, whenever they were made.
+
+        An object that is another account's is noted.
         """
         for ids in _some(self.db, "SELECT id FROM alias UNION SELECT object FROM entry WHERE counted"):
             found = self.tx.all(f"{_CALL} object_id IN (SELECT value FROM json_each(?))", self.vendor, ids)
@@ -137,9 +147,6 @@ class _LedgerSide:
                             "INSERT OR IGNORE INTO stranger VALUES (?, ?, ?)",
                             (self.work.root_of(str(row["object_id"])), row["account"], row["id"]),
                         )
-        for ids in _some(self.db, "SELECT DISTINCT tag FROM entry WHERE tag <> ''"):
-            found = self.tx.all(f"{_CALL} id IN (SELECT value FROM json_each(?))", self.vendor, ids)
-            self._keep_calls([row for row in found if row["account"] == self.account])
 
     def bring_openers(self) -> None:
         """Bring the calls that have opened what is counted, whenever that was."""
@@ -167,8 +174,9 @@ class _LedgerSide:
                     row["reserved_micros"] if is_open else cost,
                     row["created_at"],
                     row["fees_micros"],
+                    self.books.tag_of(row["wire_key"]) if row["tagged"] and row["wire_key"] else "",
                 )
-                self.db.execute(f"INSERT OR REPLACE INTO call VALUES ({','.join('?' * 14)})", values)
+                self.db.execute(f"INSERT OR REPLACE INTO call VALUES ({','.join('?' * 15)})", values)
 
 
 def _some(db: sqlite3.Connection, query: str) -> Iterator[str]:
@@ -193,22 +201,23 @@ def _make_items(work: WorkFile) -> None:
 def _believe_tags(work: WorkFile) -> None:
     """Note which money a tag makes a call's: one's whose object nobody knows, and that alone.
 
-    Anybody who may write metadata can copy a tag: two that have the same one are nobody's, nor is what
-    another call has opened, or what was made before the call or a day behind it.
+    Anybody who may write metadata can copy a tag: two objects that have the same one are nobody's, nor is
+    what another call has opened, or what was made before the call or a day behind it; nor is anything by a
+    tag that two calls have.
     """
-    day = 24 * MARGIN_MS + MARGIN_MS
     with work.writing():
         work.db.execute(
             """
             INSERT OR IGNORE INTO tagged
-            SELECT tag, min(subject), 'its tag' FROM line JOIN call ON call.id = line.tag
-            WHERE call.object IS NULL
+            SELECT min(call.id), min(subject), 'its tag' FROM line JOIN call ON call.tag = line.tag
+            WHERE line.tag <> '' AND call.object IS NULL
                 AND line.at_ms >= call.at_ms - 300000 AND line.at_ms < call.at_ms + ?
                 AND NOT EXISTS (SELECT 1 FROM item WHERE item.subject = line.subject)
-            GROUP BY tag HAVING count(DISTINCT subject) = 1
+            GROUP BY line.tag HAVING count(DISTINCT subject) = 1
                 AND (SELECT count(DISTINCT other.subject) FROM line AS other WHERE other.tag = line.tag) = 1
+                AND (SELECT count(*) FROM call AS other WHERE other.tag = line.tag) = 1
             """,
-            (day,),
+            (DAY_MS + MARGIN_MS,),
         )
 
 

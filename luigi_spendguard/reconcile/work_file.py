@@ -21,7 +21,7 @@ from luigi_spendguard.errors import BooksUnread
 from luigi_spendguard.vendors.own_books import Entry, EntryPage, PageRequest, Period
 
 #: Of the tables; a file of another version is made anew.
-_VERSION = 1
+_VERSION = 2
 
 _TABLES = (
     "CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -56,10 +56,11 @@ COMPARED = (
         id TEXT PRIMARY KEY, run_id TEXT NOT NULL, task_id TEXT NOT NULL, account TEXT NOT NULL,
         operation TEXT NOT NULL, object TEXT, target TEXT NOT NULL, state TEXT NOT NULL,
         currency TEXT NOT NULL, asked INTEGER NOT NULL, reserved INTEGER NOT NULL, cost INTEGER NOT NULL,
-        at_ms INTEGER NOT NULL, fees INTEGER
+        at_ms INTEGER NOT NULL, fees INTEGER, tag TEXT NOT NULL
     ) WITHOUT ROWID
     """,
     "CREATE INDEX call_object ON call (object)",
+    "CREATE INDEX call_tag ON call (tag) WHERE tag <> ''",
     # What the ledger counts, once: by object, or by call where that has none.
     """
     CREATE TABLE item (

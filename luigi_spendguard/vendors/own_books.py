@@ -70,7 +70,7 @@ class Entry:
         currency: in lower case, "" where it has none.
         micros: the same in micro-dollars, as the guard counts it; None: it has no rate, or no price yet.
         open_micros: what it can still be made to move, in micro-dollars.
-        tag: what stands in its metadata as `spendguard_call`; anybody may have written it there.
+        tag: the tag of a call (`OwnBooks.tag_of`) in its metadata; anybody may have written it there.
         target: whom it concerns, as a call's `target` names it; "" where that is not known.
         final: the amount is the last word.
         counted: it counts by itself; else it tells what else is known of `objects` (which are one money),
@@ -179,6 +179,10 @@ class OwnBooks(ABC):
         there is must be in one. None: what is in no list is not there.
         """
         return None
+
+    def tag_of(self, wire_key: str) -> str:
+        """Return the tag that what is sent under a key on the wire has, "" for none."""
+        return ""
 
     def marks_of(self, operation: str, body: str) -> tuple[str, ...]:
         """Return what each thing is known by that a call with this body has opened, if it was executed.

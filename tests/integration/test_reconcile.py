@@ -98,6 +98,22 @@ def opened_by(desk: Desk) -> str:
     return str(json.loads(answer)["id"])
 
 
+def test_a_lost_create_is_known_by_its_tag_and_answered_with_what_it_made(desk: Desk) -> None:
+    """The call is repeated under its own key, and gets the object that was found."""
+    body = f"amount=100&currency=usd&customer=cus_{uuid.uuid4().hex}"
+    lost = desk.lost(desk.b, "payment_intents", "drop_after", name="own key", body=body)
+    [made] = [one for one in desk.stripe.books()["objects"] if one.startswith("pi_")]
+    _, account = found(desk.site, "--apply")
+    [difference] = [one for one in account["differences"] if one["call"] == lost]
+    assert (difference["cause"], difference["applied"]) == ("made", "booked")
+    assert made in difference["reason"]
+    assert desk.site.run(desk.b["run_id"])["reserved_usd"] == "0.00"
+    [call] = [one for one in desk.site.calls(desk.b["run_id"]) if one["id"] == lost]
+    assert (call["state"], call["object_id"], call["spent_usd"]) == ("settled", made, "1.00")
+    assert desk.post(desk.b, "payment_intents", body, "own key") == 200
+    assert len([one for one in desk.stripe.books()["objects"] if one.startswith("pi_")]) == 1
+
+
 def test_what_is_booked_twice_counts_once(desk: Desk) -> None:
     made = opened_by(desk)
     desk.api.payment_intents.cancel(made)

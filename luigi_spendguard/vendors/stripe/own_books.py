@@ -21,11 +21,10 @@ from luigi_spendguard.vendors.model import Reply
 from luigi_spendguard.vendors.own_books import MOVEMENT, Entry, EntryPage, OwnBooks, PageRequest, Reading
 from luigi_spendguard.vendors.stripe.objects import OBJECT_ID, is_first, value_of
 from luigi_spendguard.vendors.stripe.request import Body, id_of
+from luigi_spendguard.vendors.stripe.tags import tag_in, tag_of
 
 #: Lines on a page: Stripe gives no more.
 PAGE = 100
-#: The key of `metadata` that names a call.
-TAG = "spendguard_call"
 #: A larger amount is none: a page with one is not read.
 _MOST = 10**12
 
@@ -66,6 +65,9 @@ class StripeOwnBooks(OwnBooks):
         _, _, connected, context = [*account.split(":"), "", ""][:4]
         named = {"stripe-account": connected, "stripe-context": context}
         return {name: value for name, value in named.items() if value}
+
+    def tag_of(self, wire_key: str) -> str:
+        return tag_of(wire_key)
 
     def first(self, listed: str, reading: Reading) -> PageRequest:
         query = [
@@ -133,8 +135,6 @@ def _entry(
         open_micros = int(to_micros(opened, currency, fx))
     except NoRate:
         micros, open_micros = None, 0
-    metadata = body.get("metadata")
-    tag = metadata.get(TAG) if isinstance(metadata, dict) else None
     name = _id(body["id"])
     return {
         "listed": listed,
@@ -147,7 +147,7 @@ def _entry(
         "currency": currency,
         "micros": micros,
         "open_micros": open_micros,
-        "tag": tag if isinstance(tag, str) and len(tag) <= 255 else "",
+        "tag": tag_in(body),
         "target": next(iter(_named(body.get("customer"), body.get("destination"))), ""),
     }
 

@@ -19,6 +19,7 @@ from luigi_spendguard.reconcile.differences import Cause, Difference
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Reply
 from luigi_spendguard.vendors.own_books import Period
+from luigi_spendguard.vendors.stripe.tags import tag_of
 from tests.support.books import Books
 from tests.support.fake_stripe_lists import StripeAccount
 from tests.support.vendor_books import PaperTransport
@@ -37,6 +38,8 @@ class Sides:
         self.stripe = StripeAccount(int(time.time()) - 60)
         self.key = self.books.claim("task")
         self.fx: dict[str, Decimal] = {}
+        #: The metadata of what each call makes.
+        self.tags: dict[str, dict[str, str]] = {}
         self.answer: Callable[[str, dict[str, str], int], Any] = lambda path, query, _: self.stripe.answer(
             path, query
         )
@@ -45,8 +48,10 @@ class Sides:
         """Let the guard make a call of so many cents, settled for an object; return its id."""
         counted = more.pop("counted", amount)
         kind = more.pop("kind", "settle")
-        ask = self.books.ask(amount * CENT, **more)
-        assert self.books.reserve(self.key, ask).verdict == "allowed"
+        ask = self.books.ask(amount * CENT, **{"taggable": True, "tag": True, **more})
+        answer = self.books.reserve(self.key, ask)
+        assert (answer.verdict, answer.tagged) == ("allowed", ask.tag)
+        self.tags[ask.call_id] = {"spendguard_call": tag_of(answer.wire_key)}
         if kind:
             end = EndRequest(
                 kind, ask.call_id, 1, total_micros=counted * CENT, object_id=obj, status=200, worth_micros=0
@@ -220,7 +225,7 @@ def test_several_calls_on_one_object_are_one_money(sides: Sides) -> None:
 
 def test_a_call_in_doubt_is_known_by_its_tag(sides: Sides) -> None:
     call_id = sides.call(500, None, kind="doubt")
-    intent = sides.stripe.intent(500, metadata={"spendguard_call": call_id})
+    intent = sides.stripe.intent(500, metadata=sides.tags[call_id])
     found = one(sides.found())
     assert (found.kind, found.call, found.certain) == (Cause.MADE, call_id, True)
     assert found.spent == 500 * CENT
@@ -243,7 +248,7 @@ def test_a_call_in_doubt_that_nothing_names_stays_so(sides: Sides) -> None:
 def test_a_copied_tag_makes_nothing_certain(sides: Sides) -> None:
     call_id = sides.call(500, None, kind="doubt")
     for _ in range(2):
-        sides.stripe.intent(500, metadata={"spendguard_call": call_id})
+        sides.stripe.intent(500, metadata=sides.tags[call_id])
     found = sides.found()
     assert sorted(each.kind for each in found) == [
         Cause.IN_DOUBT,
@@ -257,22 +262,56 @@ def test_a_copied_tag_makes_nothing_certain(sides: Sides) -> None:
 def test_a_tag_of_a_call_whose_object_is_known_is_not_believed(sides: Sides) -> None:
     intent = sides.stripe.intent(500)
     call_id = sides.call(500, intent["id"])
-    copied = sides.stripe.intent(500, metadata={"spendguard_call": call_id})
+    copied = sides.stripe.intent(500, metadata=sides.tags[call_id])
     found = one(sides.found())
     assert (found.kind, found.subject, found.certain) == (Cause.OUTSIDE, copied["id"], False)
 
 
 def test_an_object_that_another_call_has_is_not_made_by_the_tags_call(sides: Sides) -> None:
     in_doubt = sides.call(500, None, kind="doubt")
-    intent = sides.stripe.intent(500, metadata={"spendguard_call": in_doubt})
+    intent = sides.stripe.intent(500, metadata=sides.tags[in_doubt])
     sides.call(500, intent["id"])
     found = one(sides.found())
     assert (found.kind, found.call, found.certain) == (Cause.IN_DOUBT, in_doubt, False)
 
 
+def test_a_tag_that_two_calls_have_makes_nothing_certain(sides: Sides) -> None:
+    """A caller's own key, in two runs, is one key on the wire."""
+    calls = [sides.call(500, None, kind="doubt", target=f"cus_{n}") for n in range(2)]
+    sides.books.write(
+        lambda tx: tx.run("UPDATE call SET wire_key = (SELECT wire_key FROM call WHERE id = ?)", calls[0])
+    )
+    sides.stripe.intent(500, customer="cus_0", metadata=sides.tags[calls[0]])
+    found = sides.found()
+    assert sorted(each.kind for each in found) == [Cause.IN_DOUBT, Cause.IN_DOUBT, Cause.OUTSIDE]
+    assert not any(each.certain for each in found)
+
+
+@pytest.mark.parametrize("foreign", ["kind", "target", "early"])
+def test_what_a_call_cannot_have_made_is_not_its_by_a_tag(sides: Sides, foreign: str) -> None:
+    call_id = sides.call(500, None, kind="doubt", target="cus_1")
+    if foreign == "kind":
+        sides.stripe.payout(500, metadata=sides.tags[call_id])
+    else:
+        sides.stripe.now -= 900 if foreign == "early" else 0
+        sides.stripe.intent(500, customer="cus_2", metadata=sides.tags[call_id])
+    found = sides.found()
+    assert found
+    assert not any(each.certain for each in found)
+
+
+def test_what_was_sent_the_day_before_is_found_by_its_tag(sides: Sides) -> None:
+    call_id = sides.call(500, None, kind="doubt")
+    day = 24 * HOUR
+    sides.books.write(lambda tx: tx.run("UPDATE call SET created_at = created_at - ?", day - HOUR))
+    sides.stripe.intent(500, metadata=sides.tags[call_id])
+    found = one(sides.found())
+    assert (found.kind, found.call, found.certain) == (Cause.MADE, call_id, True)
+
+
 def test_more_than_was_reserved_is_not_certain(sides: Sides) -> None:
     call_id = sides.call(500, None, kind="doubt")
-    sides.stripe.intent(600, metadata={"spendguard_call": call_id})
+    sides.stripe.intent(600, metadata=sides.tags[call_id])
     found = one(sides.found())
     assert (found.kind, found.certain) == (Cause.MADE, False)
 
@@ -286,7 +325,7 @@ def test_a_call_on_a_known_object_is_known_by_that(sides: Sides) -> None:
 
 def test_a_call_that_was_said_not_to_be_made_and_was_is_said(sides: Sides) -> None:
     call_id = sides.call(500, None, kind="void")
-    intent = sides.stripe.intent(500, metadata={"spendguard_call": call_id})
+    intent = sides.stripe.intent(500, metadata=sides.tags[call_id])
     found = one(sides.found())
     assert (found.kind, found.subject, found.certain) == (Cause.MADE, intent["id"], False)
     assert found.vendor_micros == 500 * CENT
