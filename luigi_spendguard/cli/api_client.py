@@ -78,6 +78,10 @@ class Operator:
         """Return a client of the same address that shows another token."""
         return Operator(self.given, token)
 
+    def patient(self, timeout_s: float) -> Operator:
+        """Return a client of the same address that waits so long for an answer."""
+        return Operator(self.given, self.token, timeout_s)
+
     def at(self, url: str, token: Token, who: str, remedy: str) -> Operator:
         """Return a client of another address and its token; `who` is there, `remedy` if it is not."""
         here, there = urlsplit(str(self.given)), urlsplit(url)

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from luigi_spendguard.cli.api_client import path_of
+from luigi_spendguard.cli.api_client import Operator, path_of
 from luigi_spendguard.cli.context import Since, operator_of
 from luigi_spendguard.cli.lists import cell_of, footer
 from luigi_spendguard.cli.run_names import RunName, on_run
@@ -29,6 +29,8 @@ _OPTIONS = (
 _FORMAT = click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
 )
+#: How long a report may take, in seconds: a million calls take some.
+PATIENCE_S = 600.0
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -39,6 +41,11 @@ def report() -> None:
     An amount counts when it was booked; a later correction counts when that was made: the report of a day
     that is over stays as it is.
     """
+
+
+def _asked() -> Operator:
+    """Return a client that waits until very many calls are summed."""
+    return operator_of().patient(PATIENCE_S)
 
 
 def _of_period(command: Callable[..., None]) -> Callable[..., None]:
@@ -114,7 +121,7 @@ def cost(form: str, by: str, compare: bool, **asked: str | None) -> None:
 
     `inflow` and `outflow` are parts of `spent`: money that was moved, not paid.
     """
-    told = operator_of().get(
+    told = _asked().get(
         path_of("reports", "cost"), by=by, compare="true" if compare else None, limit="10000", **asked
     )
     columns = [
@@ -154,7 +161,7 @@ def denied(form: str, **asked: str | None) -> None:
 
     A call counts once, however often it was tried. `made` of them were let pass later.
     """
-    told = operator_of().get(path_of("reports", "denied"), **asked)
+    told = _asked().get(path_of("reports", "denied"), **asked)
     columns: Sequence[Column] = (
         ("reason", lambda row: row["reason"]),
         ("budget", lambda row: " ".join(filter(None, [row["budget"], row["part"]]))),
@@ -172,7 +179,7 @@ def denied(form: str, **asked: str | None) -> None:
 @_reports
 def forecast(form: str, **asked: str | None) -> None:
     """Report what runs that were opened in the period were expected to cost, and what they came to."""
-    told = operator_of().get(path_of("reports", "forecast"), limit="10000", **asked)
+    told = _asked().get(path_of("reports", "forecast"), limit="10000", **asked)
     columns: Sequence[Column] = (
         ("run", lambda row: row["run_id"]),
         ("forecast", _money("forecast")),
@@ -223,7 +230,7 @@ def focus(form: str, **asked: str | None) -> None:
 def _focus_rows(asked: Mapping[str, str | None]) -> Iterator[Mapping[str, Any]]:
     after: str | None = None
     while True:
-        told = operator_of().get(path_of("reports", "focus"), after=after, **asked)
+        told = _asked().get(path_of("reports", "focus"), after=after, **asked)
         yield from told["rows"]
         if told["next"] is None:
             return

@@ -93,7 +93,10 @@ def _name_of(task: Any) -> str:
 
 
 def _tags_of(task: Any) -> dict[str, str] | None:
-    said = getattr(task, "spend_tags", None)
+    # Not by `getattr`'s default: that hides an AttributeError within a property, and with it the tags.
+    if inspect.getattr_static(task, "spend_tags", None) is None:
+        return None
+    said = task.spend_tags
     try:
         return None if said is None else tags_in(said) or None
     except BadTags as error:

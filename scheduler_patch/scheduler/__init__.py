@@ -120,7 +120,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         finally:  # What Luigi has changed before it fails is changed.
             self._refresh(self._state.get_task(task_id))
         if isinstance(root, dict) and self._state.has_task(task_id):
-            said = {name: root.get(name) for name in ("name", "budget_usd", "tags")}
+            said = {name: root.get(name) for name in ("name", "budget_usd")}
+            said |= {"tags": tags} if (tags := runs.tags_of(root.get("tags"))) else {}
             self._state.get_task(task_id).spendguard_root = said
         if isinstance(ours, dict) or self.gate.state.rules.vendor_tasks:
             runs.announce(self, ours, kwargs)

@@ -76,10 +76,10 @@ def root_of(task: Any) -> Root:
         name = str(task.id).encode(errors="replace").decode()
     name = name.strip()
     asked = _budget(root.get("budget_usd"))
-    return Root(name, name == task.id, text(task.family), str(task.id), asked, _tags(root.get("tags")))
+    return Root(name, name == task.id, text(task.family), str(task.id), asked, tags_of(root.get("tags")))
 
 
-def _tags(said: Any) -> Mapping[str, str] | None:
+def tags_of(said: Any) -> Mapping[str, str] | None:
     """Return what a root has said of tags; nothing where it is none, as anybody may say so."""
     try:
         return None if said is None else tags_in(said) or None

@@ -76,8 +76,11 @@ def cost(
     check_group(by)
     period.check(tx)
     _check_tag(tx, by)
-    (total,) = _sums(tx, flows, period, "''", 1)
-    rows = _grouped(tx, flows, period, by, limit)
+    found = _grouped(tx, flows, period, by, limit + 1)
+    rows = found[:limit]
+    total = {name: sum(row[name] for row in rows) for name in ("calls", *_AMOUNTS)}
+    if len(found) > limit:
+        (total,) = _sums(tx, flows, period, "''", 1)
     shown = [{"name": row["name"], **_shown(row)} for row in rows]
     about: dict[str, Any] = {"report": "cost", "by": by, **period.shown()}
     if compare:

@@ -46,6 +46,12 @@ class Tagged(Plain):
     spend_tags = "team: billing"
 
 
+class Tagless(Plain):
+    @property
+    def spend_tags(self) -> dict[str, str]:
+        raise AttributeError("'Tagless' has no nobody")
+
+
 @pytest.mark.parametrize("kind", [Raising, Numbered, Priced, Tagged])
 def test_a_plain_root_with_attributes_of_these_names_runs_as_ever(
     kind: type[Plain], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -64,6 +70,7 @@ def test_what_cannot_be_read_is_said_when_a_vendor_task_asks() -> None:
     root = RootTask(Priced("x"))
     assert (root.name, root.by_task_id, root.budget_usd) == (root.task_id, True, "0")
     assert root.problem.startswith("Priced.budget_usd is not usable")
+    assert "cannot be read: AttributeError: 'Tagless' has no nobody" in RootTask(Tagless("x")).problem
     assert RootTask(Tagged("x")).problem == "Tagged.spend_tags must map names to texts, not be a str"
 
 
