@@ -252,8 +252,9 @@ class WorkFile:
         self.db.execute(f"INSERT OR REPLACE INTO entry VALUES ({','.join('?' * len(values))})", values)
         for other in objects[1:]:
             self.unite(objects[0], other)
+        ordered = entry.at_ms if entry.ordered_ms is None else entry.ordered_ms
         for mark in entry.marks:
-            self.db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?)", (mark, objects[0], entry.at_ms))
+            self.db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?)", (mark, objects[0], ordered))
 
     def unite(self, one: str, other: str) -> None:
         """Let two ids stand for one money; inside `writing`."""

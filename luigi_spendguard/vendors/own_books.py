@@ -80,6 +80,7 @@ class Entry:
             make of it now, and what a call was quoted with stands.
         note: what the amount is, for people.
         marks: what requests that may have made it are known by (`OwnBooks.marks_of`).
+        ordered_ms: when such a request was made, where that is not `at_ms`: as that is.
         rank: of the lines of one money (those that share one of their `objects`) the ones of the lowest rank
             count; the others say the same. `MOVEMENT`: see there.
 
@@ -104,6 +105,7 @@ class Entry:
     estimated: bool = False
     note: str = ""
     marks: tuple[str, ...] = ()
+    ordered_ms: int | None = None
     rank: int = 0
 
 

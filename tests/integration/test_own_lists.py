@@ -215,7 +215,7 @@ def test_twilio_is_asked_by_date_and_for_the_whole_last_day() -> None:
     assert first.path == f"/api.twilio.com/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
     assert dict(first.query) == {
         "DateSent>": "2026-11-29T23:59:59Z",
-        "DateSent<": "2027-01-05",  # A message is scheduled 35 days ahead at the most.
+        "DateSent<": "2026-12-01",
         "PageSize": "300",
     }
     assert dict(TWILIO.first("calls", reading).query)["StartTime>"] == "2026-11-29T23:59:59Z"
@@ -242,6 +242,16 @@ def test_a_line_of_twilios_says_what_it_costs_as_a_late_price_does(
     assert entry.estimated is ("whatsapp" in str(said))
     assert (entry.objects, entry.at_ms) == (("SM" + "a" * 32,), 1_558_719_886_000)
     assert entry.currency == ("" if said.get("price", "") is None else said.get("price_unit", "USD").lower())
+
+
+def test_a_message_is_of_when_it_was_sent_and_of_when_it_was_made_before_that() -> None:
+    sent = read_one(date_sent="Fri, 24 May 2019 17:44:50 +0000")
+    assert (sent.at_ms, sent.ordered_ms) == (1_558_719_890_000, 1_558_719_886_000)
+    call = read_one("calls", sid="CA" + "a" * 32, start_time="Fri, 24 May 2019 17:44:51 +0000")
+    assert call.at_ms == 1_558_719_891_000
+    assert read_one(date_sent=None).at_ms == 1_558_719_886_000
+    with pytest.raises((ValueError, TypeError)):
+        read_one(date_sent="tomorrow")
 
 
 def test_twilios_own_examples_are_read() -> None:

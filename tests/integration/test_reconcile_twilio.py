@@ -273,6 +273,17 @@ def test_what_is_in_no_list_is_asked_for_by_its_sid(sides: Sides) -> None:
     assert (found.kind, found.spent, found.certain) == (Cause.CANCELLED, 0, True)
 
 
+def test_what_was_sent_after_the_period_is_of_another_one(sides: Sides) -> None:
+    """It was scheduled in it, and in no period it is missed, or shown twice."""
+    sid = sides.message(**SCHEDULED)
+    at = time.time() + 3 * 3_600
+    sides.changed(sid, status="delivered", date_sent=formatdate(at), price="-0.00500", price_unit="USD")
+    assert sides.found() == []
+    found = sides.only(since=2 * HOUR, until=4 * HOUR)
+    assert (found.kind, found.subject) == (Cause.PRICE, sid)
+    assert found.spent == 5_000 + FEE + 15_000  # With what scheduling costs.
+
+
 def test_what_twilio_has_no_more_is_said(sides: Sides) -> None:
     sides.message()
     sides.priced()

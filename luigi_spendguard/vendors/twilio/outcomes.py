@@ -124,7 +124,7 @@ def find_matches(form: Mapping[str, list[str]], listed: Reply, since_ms: int) ->
 
 def _is_match(one: Mapping[str, Any], form: Mapping[str, list[str]], since_ms: int) -> bool:
     try:
-        made = made_ms(one)
+        made = moment_of(one)
     except (ValueError, TypeError, OverflowError):
         return False
     sid = one.get("sid")
@@ -133,12 +133,12 @@ def _is_match(one: Mapping[str, Any], form: Mapping[str, list[str]], since_ms: i
     return made >= since_ms - SKEW_MS and mark_of(form) in marks_of(one)
 
 
-def made_ms(one: Mapping[str, Any]) -> int:
-    """Return when a message or call was made, in milliseconds since the epoch.
+def moment_of(one: Mapping[str, Any], name: str = "date_created") -> int:
+    """Return when a message or call was made, in milliseconds since the epoch, or what else `name` says.
 
     Raises ValueError, TypeError, OverflowError for what is no time.
     """
-    return round(parsedate_to_datetime(str(one.get("date_created"))).timestamp() * 1000)
+    return round(parsedate_to_datetime(str(one.get(name))).timestamp() * 1000)
 
 
 def mark_of(form: Mapping[str, list[str]]) -> str:

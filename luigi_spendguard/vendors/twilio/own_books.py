@@ -19,15 +19,13 @@ from luigi_spendguard.vendors.model import Reply, is_id
 from luigi_spendguard.vendors.own_books import CAME_IN, Entry, EntryPage, OwnBooks, PageRequest, Reading
 from luigi_spendguard.vendors.twilio import prices
 from luigi_spendguard.vendors.twilio.operations import RULED, lists_of
-from luigi_spendguard.vendors.twilio.outcomes import made_ms, mark_of, marks_of, price_in, read_price
+from luigi_spendguard.vendors.twilio.outcomes import mark_of, marks_of, moment_of, price_in, read_price
 from luigi_spendguard.vendors.twilio.quotes import is_text
 
 _ACCOUNT = r"/api\.twilio\.com/2010-04-01/Accounts/AC[0-9a-fA-F]{32}"
 #: By which date a list is asked for, and how many lines a page has: one of messages at their longest, in
 #: signs that JSON escapes, is not too long to be read.
 _LISTS = {"messages": ("Messages", "DateSent", 300), "calls": ("Calls", "StartTime", 1000)}
-#: A message may be scheduled so many days ahead (https://www.twilio.com/docs/messaging/features/message-scheduling).
-_AHEAD = timedelta(days=36)
 #: What of a link to the next page is taken: what is asked for stays as it was asked for.
 _PAGING = ("Page", "PageToken")
 
@@ -46,10 +44,10 @@ class TwilioBooks(OwnBooks):
 
     def first(self, listed: str, reading: Reading) -> PageRequest:
         name, date, size = _LISTS[listed]
-        # Nothing is sent before it is made; of the last day all is asked for, whichever part of it counts.
+        # Of the last day all is asked for, whichever part of it counts.
         query = (
             (f"{date}>", f"{_moment(reading.period.since_ms):%Y-%m-%dT%H:%M:%SZ}"),
-            (f"{date}<", f"{_moment(reading.period.until_ms) + _AHEAD:%Y-%m-%d}"),
+            (f"{date}<", f"{_moment(reading.period.until_ms) + timedelta(days=1):%Y-%m-%d}"),
             ("PageSize", str(size)),
         )
         return PageRequest(listed, f"{_root(reading)}/{name}.json", query)
@@ -112,16 +110,16 @@ def _entry(listed: str, one: Mapping[str, Any], reading: Reading) -> Entry:
     if f"twilio:{one['account_sid']}" != reading.account:
         raise ValueError("a line is of another account")
     price = read_price(one, prices.price_setting(reading.settings, "failed_price"), reading.fx)
-    estimated = (
-        price.final and price.total_micros is None
-    )  # What its channel takes is in no price of Twilio's.
+    # What its channel takes is in no price of Twilio's.
+    estimated = price.final and price.total_micros is None
+    ordered, date = moment_of(one), "date_sent" if listed == "messages" else "start_time"
     parent = one.get("parent_call_sid")
     parents = (parent,) if isinstance(parent, str) and is_id(parent) and parent else ()
     return Entry(
         listed,
         sid,
         _kind(listed, one),
-        made_ms(one),
+        moment_of(one, date) if one.get(date) else ordered,
         status,
         objects=(*parents, sid),  # What a call dials is quoted, and billed, with it.
         currency=str(one.get("price_unit") or "").lower() if one.get("price") else "",
@@ -132,6 +130,7 @@ def _entry(listed: str, one: Mapping[str, Any], reading: Reading) -> Entry:
         estimated=estimated,
         note=price.note,
         marks=marks_of(one) if listed == "messages" else (),
+        ordered_ms=ordered,
     )
 
 
