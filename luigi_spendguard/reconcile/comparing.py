@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,9 @@ from luigi_spendguard.reconcile.differences import Cause, Difference
 from luigi_spendguard.reconcile.work_file import WorkFile
 from luigi_spendguard.vendors import FollowedUp
 from luigi_spendguard.vendors.own_books import CAME_IN, MARGIN_MS, MOVEMENT
+
+#: Vendors answer what is sent again under the same key for so many milliseconds, where they do.
+KEPT_MS = 24 * 3_600_000
 
 _Row = tuple[Any, ...]
 
@@ -395,6 +399,9 @@ class _Judge:
             how = self.money.by_what if by_tag else "its object"
             alone = call.object is None and len(self.best) == 1
             opened = self.money.subject if alone else ""
+            if call.object is None and not alone:
+                # Until then its task, which makes it again, gets all of them by its key; by nobody's word.
+                certain = certain and call.at_ms < time.time() * 1000 - KEPT_MS
             if by_tag and how == "its tag":
                 line = next(one for one in self.money.lines if one[_TAG] == call.tag)
                 opened = str(line[_ID])
