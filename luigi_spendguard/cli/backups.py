@@ -6,6 +6,7 @@ import getpass
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -71,21 +72,32 @@ def _progress() -> Callable[[int, int], None]:
 @click.option("--to", "url", type=LedgerUrl(), help="Where the ledger is to be, if not where luigi.cfg says.")
 @click.option("--without-revokes", is_flag=True, help="Do not revoke again what was revoked since.")
 @click.option("--replace-whole", is_flag=True, help="Replace a ledger that is whole, too, and knows more.")
+@click.option(
+    "--public-key", "key", type=_FILE, help="Believe these keys (PEM), not those beside the ledger."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def restore(
-    file: Path, url: Path | str | None, without_revokes: bool, replace_whole: bool, yes: bool
+    file: Path,
+    url: Path | str | None,
+    without_revokes: bool,
+    replace_whole: bool,
+    key: Path | None,
+    yes: bool,
 ) -> None:
     """Put the backup FILE in the ledger's place, and keep that beside it. End luigid first.
 
     Says what came after the backup, as far as the old ledger can be read; what was revoked since is revoked
     again, and runs that may have spent since wait for a top-up.
     """
+    from luigi_spendguard.ledger.audit.signing import KeyFiles, public_keys
     from luigi_spendguard.ledger.restoring import prepared
 
     place = settings_of().ledger if url is None else url
     if not isinstance(place, Path):
         _say_what_a_server_has(place, "pg_restore --clean --if-exists --dbname={url} {file}", file)
-    with refusals(), prepared(file, place, although_whole=replace_whole) as found:
+    with refusals(), ExitStack() as stack:
+        keys = KeyFiles(settings_of().audit_key).trusted() if key is None else public_keys(key)
+        found = stack.enter_context(prepared(file, place, keys, although_whole=replace_whole))
         for line in _said(found, with_revokes=not without_revokes):
             click.echo(plain(line))
         if not yes:
@@ -134,6 +146,15 @@ def _said(found: Restoration, *, with_revokes: bool) -> Iterator[str]:
         f"{found.source} is whole: {counted(had.runs, 'run')}, {counted(had.calls, 'call')}, "
         f"{counted(had.entries, 'entry', 'entries')}; it ends at {until}."
     )
+    if found.sealed is None:
+        yield "Nothing of it was sealed: that nobody has changed it is not shown."
+    elif found.is_verified:
+        yield f"Its audit is as it was sealed, up to block {found.sealed.number} ({found.sealed.hash})."
+    else:
+        yield (
+            f"NOT VERIFIED: its audit, up to block {found.sealed.number}, as there is no public key here: "
+            "--public-key FILE names one."
+        )
     later = found.later
     if not later.is_there:
         yield "There is no ledger in its place that could say what came after that."

@@ -16,7 +16,10 @@ from typing import Any
 
 from luigi_spendguard.errors import Conflict, LedgerError, NotFound
 from luigi_spendguard.ledger import keys, runs
+from luigi_spendguard.ledger.audit.blocks import Block, last_block
+from luigi_spendguard.ledger.audit.chain import Keys
 from luigi_spendguard.ledger.audit.sums import discrepancies
+from luigi_spendguard.ledger.audit.verifying import verify
 from luigi_spendguard.ledger.backup import Contents, proved
 from luigi_spendguard.ledger.budgets import JournalEntry, journal, open_budget, run_budget, set_cap
 from luigi_spendguard.ledger.database import Row, Tx, copies
@@ -133,6 +136,8 @@ class Restoration:
         contents: what it has.
         later: what the ledger there knows besides.
         held: the runs to which nothing remains until they are topped up.
+        sealed, is_verified: the last block of its audit, None where nothing was sealed; and whether all of it
+            is as it was sealed, by the public keys that were given.
 
     """
 
@@ -141,6 +146,8 @@ class Restoration:
     contents: Contents
     later: Later
     held: list[HeldRun]
+    sealed: Block | None
+    is_verified: bool
     _made: Path
 
     def put(self, *, with_revokes: bool, actor: str) -> Path | None:
@@ -177,11 +184,12 @@ class Restoration:
 
 
 @contextmanager
-def prepared(source: Path, place: Path, *, although_whole: bool = False) -> Iterator[Restoration]:
+def prepared(source: Path, place: Path, keys: Keys, *, although_whole: bool = False) -> Iterator[Restoration]:
     """Prove a backup, and look what the ledger in `place` knows besides; nothing is changed before `put`.
 
-    Raises LedgerUnavailable where the backup is none, and Conflict where it does not add up, the ledger is
-    used, or is whole and would lose something (unless `although_whole`).
+    `keys`: the public keys that its audit is verified by, where there are any. Raises Tampered where it is
+    not as it was sealed, LedgerUnavailable where it is no backup, and Conflict where it does not add up, the
+    ledger is used, or is whole and would lose something (unless `although_whole`).
     """
     if not source.is_file():
         raise NotFound(f"there is no backup {source}")
@@ -193,11 +201,15 @@ def prepared(source: Path, place: Path, *, although_whole: bool = False) -> Iter
         found = proved(made)
         migrate(made)
         with opened(made, read_only=True) as books, books.reading() as tx:
+            tx.take_time()
+            sealed = last_block(tx)
+            if is_verified := bool(keys) and sealed is not None:
+                verify(tx, keys)
             mine = {row["run_id"]: row for row in tx.all(_RUNS)}
             later = _later(place, tx, mine, found)
         if later.is_there and not later.wrong and not although_whole:
             _refuse_to_lose(later, place)
-        yield Restoration(source, place, found, later, _held(mine, later), made)
+        yield Restoration(source, place, found, later, _held(mine, later), sealed, is_verified, made)
 
 
 def _refuse_used(place: Path) -> None:

@@ -259,7 +259,9 @@ def test_what_came_later_is_named_and_revokes_hold(books: Books, tmp_path: Path,
         again.ledger.close()
 
 
-def test_the_audit_goes_on_behind_the_restored_block(tmp_path: Path) -> None:
+@pytest.fixture
+def sealed(tmp_path: Path) -> Iterator[SealedBooks]:
+    """Books of which one call is sealed, and in `backup.db`."""
     place, key = tmp_path / "sealed.db", tmp_path / "audit-key"
     (tmp_path / "luigi.cfg").write_text(
         f"[spendguard]\nledger_url = sqlite:///{place}\naudit_key_file = {key}\n"
@@ -268,11 +270,18 @@ def test_the_audit_goes_on_behind_the_restored_block(tmp_path: Path) -> None:
     pay(books, "before", 1)
     assert books.seal() == ""
     run("backup", tmp_path / "backup.db")
+    yield books
+    books.ledger.close()
+
+
+def test_the_audit_goes_on_behind_the_restored_block(sealed: SealedBooks, tmp_path: Path) -> None:
+    books, place = sealed, tmp_path / "sealed.db"
     pay(books, "after", 2)
     assert books.seal() == ""
     books.ledger.close()
     done = run("restore", tmp_path / "backup.db", "--yes", "--replace-whole")
     assert done.exit_code == 0, done.output
+    assert f"Its audit is as it was sealed, up to block 1 ({books.told[0].hash})." in done.output
     assert "Its audit ends with block 1" in done.output
     again = SealedBooks(place)
     try:
@@ -281,6 +290,22 @@ def test_the_audit_goes_on_behind_the_restored_block(tmp_path: Path) -> None:
         assert row["block"] == 2
     finally:
         again.ledger.close()
+
+
+def test_a_backup_that_is_not_as_it_was_sealed_is_not_restored(sealed: SealedBooks, tmp_path: Path) -> None:
+    backup, elsewhere = tmp_path / "backup.db", f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    with closing(sqlite3.connect(backup)) as db:
+        db.execute("UPDATE call SET target = 'cus_mine'")
+        db.commit()
+    done = run("restore", backup, "--to", elsewhere, "--yes")
+    assert done.exit_code == 1
+    assert 'was changed since: target was "cus_' in done.output
+    assert not (tmp_path / "elsewhere.db").exists()
+    sealed.files.trusted_file.rename(tmp_path / "apart")
+    done = run("restore", backup, "--to", elsewhere, "--yes", "--public-key", tmp_path / "apart")
+    assert done.exit_code == 1
+    done = run("restore", backup, "--to", elsewhere, "--yes")
+    assert (done.exit_code, "NOT VERIFIED: its audit, up to block 1" in done.output) == (0, True)
 
 
 def test_revokes_can_be_left_away(books: Books, tmp_path: Path) -> None:

@@ -103,8 +103,10 @@ def _start(tx: Tx, keys: Keys, since: int | None) -> tuple[Block | None, int, in
     entry nothing is sealed any more, as that was pruned.
     """
     first = int(tx.value("SELECT min(number) FROM audit_block"))
-    pruned, before, entry = None if first == 1 else vouched(tx), None, 0
-    if pruned is not None and _vouches(pruned[0], pruned[1]["seq"]):
+    pruned, before, entry = vouched(tx), None, 0
+    # What a prune that is under way, or was interrupted, has left of the blocks up to there is of no chain.
+    is_begun = pruned is not None and block_of(tx, pruned[0].block) is None
+    if pruned is not None and is_begun and _vouches(pruned[0], pruned[1]["seq"]):
         before, entry = pruned[0].ends, pruned[0].entry
         first = before.number + 1
     if since is None:

@@ -9,7 +9,9 @@ import pytest
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger.audit import checkpoints
-from luigi_spendguard.ledger.audit.checkpoints import Checkpoint
+from luigi_spendguard.ledger.audit.checkpoints import KIND, Checkpoint
+from luigi_spendguard.ledger.audit.tampering import Tampered
+from luigi_spendguard.ledger.audit.verifying import Verified, verify
 from luigi_spendguard.protocol import EndRequest
 from tests.support.sealed import SealedBooks
 
@@ -34,6 +36,20 @@ def pay(books: SealedBooks, task_id: str) -> None:
     ask = books.ask(USD)
     books.reserve(key, ask)
     books.end(key, EndRequest("settle", ask.call_id, total_micros=USD, status=200))
+
+
+def verified(books: SealedBooks) -> Verified:
+    keys, head = books.files.trusted(), books.files.head()
+    return books.read(lambda tx: verify(tx, keys, head=head))
+
+
+def pruned(books: SealedBooks, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
+    """Prune all that is sealed by now; with a monkeypatch, only two blocks of it."""
+    if monkeypatch is not None:
+        monkeypatch.setattr(checkpoints, "MOST_BLOCKS", 2)
+    books.write(checkpoints.say, LATER)
+    books.seal()
+    books.write(checkpoints.delete_some)
 
 
 def numbers(books: SealedBooks) -> list[int]:
@@ -89,3 +105,93 @@ def test_it_goes_on_where_it_was_interrupted(books: SealedBooks, monkeypatch: py
     again = books.read(checkpoints.due, LATER)
     assert again is not None
     assert again.block == 7
+
+
+def test_what_is_left_is_verified_behind_the_checkpoint(books: SealedBooks) -> None:
+    before = verified(books)
+    assert before.chain.is_whole
+    pruned(books)
+    pay(books, "Charge_after")
+    books.seal()
+    after = verified(books)
+    assert after.chain.first is not None
+    assert (after.chain.first.number, after.chain.is_whole) == (6, False)
+    assert after.chain.pruned_entry == books.told[4].entry
+    pruned(books)
+    assert verified(books).chain.pruned_entry == books.told[6].entry
+
+
+def test_a_prune_that_was_interrupted_is_no_tampering(
+    books: SealedBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.write(checkpoints.say, LATER)
+    books.seal()
+    assert verified(books).chain.is_whole, "nothing is deleted yet"
+    monkeypatch.setattr(checkpoints, "MOST_BLOCKS", 2)
+    books.write(checkpoints.delete_some)
+    assert numbers(books) == [1, 2, 3, 6]
+    found = verified(books).chain.first
+    assert found is not None
+    assert found.number == 6
+    while books.write(checkpoints.delete_some).blocks:
+        verified(books)
+
+
+_FORGED = '{"block":3,"entry":7,"hash":"00","last_seq":9,"ledger":"x","rows":9}'
+#: What somebody who has the database alone may try: statements, and what is said.
+TRIED = {
+    "no word of it": (
+        ["DELETE FROM audit_row WHERE block <= 3", "DELETE FROM audit_block WHERE number <= 3"],
+        1,
+    ),
+    "a word that is not sealed": (
+        [
+            "INSERT INTO journal (at, kind, run_id, cap_micros, spent_micros, reserved_micros,"
+            f" overrun_micros, note, actor) VALUES (0, '{KIND}', '', 0, 0, 0, 0, '{_FORGED}', '')",
+            "DELETE FROM audit_row WHERE block <= 3",
+            "DELETE FROM audit_block WHERE number <= 3",
+        ],
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TRIED)
+def test_blocks_that_nobody_vouches_for_are_missed(books: SealedBooks, what: str) -> None:
+    statements, gone = TRIED[what]
+    for statement in statements:
+        books.write(lambda tx, one=statement: tx.run(one))
+    with pytest.raises(Tampered, match=f"block {gone} is gone"):
+        verified(books)
+
+
+def test_a_checkpoint_vouches_for_no_more_than_it_says(books: SealedBooks) -> None:
+    pruned(books)
+    pay(books, "Charge_after")
+    books.seal()
+    pay(books, "Charge_later")
+    books.seal()
+    books.write(lambda tx: tx.run("DELETE FROM audit_row WHERE block = 7"))
+    books.write(lambda tx: tx.run("DELETE FROM audit_block WHERE number = 7"))
+    with pytest.raises(Tampered, match="block 7 is gone"):
+        verified(books)
+
+
+def test_a_checkpoint_that_was_taken_out_is_missed(books: SealedBooks) -> None:
+    pruned(books)
+    pay(books, "Charge_after")
+    books.seal()
+    books.write(lambda tx: tx.run("DELETE FROM audit_row WHERE block = 6"))
+    with pytest.raises(Tampered, match="block 1 is gone"):
+        verified(books)
+
+
+@pytest.mark.parametrize("new", ['\\"block\\":6', '\\"block\\":4', '\\"entry\\":1', "x"])
+def test_its_text_cannot_be_changed(books: SealedBooks, new: str) -> None:
+    pruned(books)
+    old = '\\"block\\":5'
+    assert books.write(
+        lambda tx: tx.run("UPDATE audit_row SET text = replace(text, ?, ?) WHERE block = 6", old, new)
+    )
+    with pytest.raises(Tampered):
+        verified(books)
