@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 #: The most objects that are fetched to price one call, and bytes that they have together.
 LOOK_UP_LIMIT, LOOK_UP_BYTES = 30, 8 << 20
+#: The most pages of a list in which one call is searched for.
+LIST_PAGES = 50
 
 Get = Callable[[Request, Call], Life]
 #: How a call has ended, and what has interrupted that, to be raised.
@@ -144,6 +147,8 @@ class LookUps:
         if answer.body:  # What was sent then is what may be found; the task may say it otherwise now.
             headers = {**request.headers, **answer.headers}
             request = replace(request, body=answer.body.encode("utf-8"), headers=headers)
+        if answer.tagged:
+            return (yield from self._tagged(quote, answer, request))
         search = self.vendor.search(quote, request, answer.first_at)
         if search is None:
             raise in_doubt(
@@ -162,6 +167,44 @@ class LookUps:
             why = f"{self.vendor.name} could not be asked (HTTP {listed.status})"
             raise in_doubt(answer.call_id, quote, why)
         return self.vendor.matches(quote, request, listed, answer.first_at)
+
+    def _tagged(
+        self, quote: Quote, answer: ReserveReply, request: Request
+    ) -> Generator[Effect, Any, Mapping[str, Reply]]:
+        """Return what has the tag of a call, of all that was made when it was sent. Raises SpendDenied
+        (`in_doubt`) where nothing has, or not all can be seen.
+        """
+        found: dict[str, Reply] = {}
+        after, seen, vendor = "", 0, self.vendor
+        span = answer.first_at, answer.last_at
+        for _ in range(LIST_PAGES):
+            search = vendor.search_tagged(quote, request, *span, after)
+            if search is None:
+                raise in_doubt(answer.call_id, quote, f"{vendor.name} has no list in which it could be found")
+            try:
+                listed: Reply = yield from self._fetched(search, f"what call {answer.call_id} has made")
+                page = vendor.read_tagged(quote, request, listed, answer.wire_key)
+            except (SpendDenied, NotNow, NotSent):
+                raise
+            except Exception as error:
+                why = f"{vendor.name} could not be asked ({type(error).__name__})"
+                raise in_doubt(answer.call_id, quote, why) from error
+            found = {**page.found, **found}  # The newest page comes first.
+            after, seen = page.after, seen + page.seen
+            if not after:
+                break
+        tag, between = vendor.tag_text(answer.wire_key), " and ".join(map(_minute, span))
+        if after:
+            why = f"more than {seen:,} objects were made between {between}: search for {tag}"
+            raise in_doubt(answer.call_id, quote, why)
+        if not found:
+            raise in_doubt(
+                answer.call_id,
+                quote,
+                f"it is too old for its idempotency key, and none of the {seen:,} objects that were made "
+                f"between {between} has its tag ({tag}), which is no proof that it was not made",
+            )
+        return found
 
     def taken_back(self, undo: Request, outcome: Outcome) -> Generator[Effect, Any, Ending]:
         """Take back what a declined call has left open: then it is void. Where that is not certain its
@@ -214,6 +257,10 @@ def resolve_text(call_id: str, quote: Quote) -> str:
     # On an object that counts already only the rest is reserved.
     micros = quote.total_micros if quote.object_id is None else None
     return commands.resolve_text(call_id, micros, quote.object_id)
+
+
+def _minute(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def in_doubt(call_id: str, quote: Quote, why: str) -> SpendDenied:

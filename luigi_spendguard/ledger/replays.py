@@ -6,6 +6,7 @@ What the vendor would execute twice is never sent again: it is searched for ther
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 
 from luigi_spendguard.ledger.batches import go_on
@@ -195,17 +196,11 @@ def unheard(tx: Tx, row: Row) -> None:
 def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
     """Let a sender send an in-doubt (or retried) call again, with its stored body and wire key."""
     is_others = row["sender"] != ask.sender_id
-    if not ask.repeatable and (row["state"] == "in_doubt" or row["unknown"] or is_others):
+    unsure = row["state"] == "in_doubt" or row["unknown"] or is_others
+    if not ask.repeatable and unsure:
         return _found(tx, scope, row, ask, number, now)
-    # A clock that was set back by an hour makes it look so much younger; by more, nobody knows how old it is.
-    fresh = -HOUR_MS <= now - row["created_at"] <= RESEND_MS
-    if not fresh and row["state"] == "in_doubt":
-        raise ReservationDenied(
-            "in_doubt",
-            f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is too old "
-            f"to be sent again: look it up at the vendor, then {_resolve(row)}",
-            call_id=row["id"],
-        )
+    if unsure and not is_fresh(row, now):
+        return _found_by_tag(tx, scope, row, ask, number, now)
     if row["run_id"] != scope.run["run_id"] and tx.value(
         "SELECT 1 FROM run WHERE run_id = ? AND state = 'revoked'", row["run_id"]
     ):
@@ -245,15 +240,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
             headers=json.loads(sent["request_headers"]) if sent else {},
         )
     others = (row["vendor"], row["account"], row["id"])
-    free = [
-        object_id
-        for object_id in ask.executed
-        if not tx.value(
-            "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id = ?",
-            *others,
-            object_id,
-        )
-    ]
+    free = _free(tx, row, ask.executed)
     equal = tx.value(
         "SELECT count(*) FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id IS NULL"
         " AND fingerprint IN (?, ?, ?)"
@@ -278,6 +265,69 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
         f"the vendor {shows}. Look it up there, then {_resolve(row)}",
         call_id=row["id"],
     )
+
+
+def is_fresh(row: Row, now: int) -> bool:
+    """Return whether a call may be sent again under its key: its vendor has not forgotten that."""
+    # A clock that was set back by an hour makes it look so much younger; by more, nobody knows how old it is.
+    return bool(-HOUR_MS <= now - row["created_at"] <= RESEND_MS)
+
+
+def _found_by_tag(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
+    """Answer a call that is too old to be sent again: what it has made is searched for by its tag.
+
+    Only what is found ends it, where that is one object, and no other call's.
+    """
+    if row["state"] == "pending":
+        put_in_doubt(tx, row, "its sender is gone")
+    if not row["tagged"]:
+        raise ReservationDenied(
+            "in_doubt",
+            f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is too old "
+            f"to be sent again: look it up at the vendor, then {_resolve(row)}",
+            call_id=row["id"],
+        )
+    if not ask.searched:
+        sent = tx.one("SELECT request_body, request_headers FROM exchange WHERE call_id = ?", row["id"])
+        return ReserveReply(
+            "search",
+            row["id"],
+            row["ask"],
+            wire_key=row["wire_key"],
+            tagged=True,
+            first_at=row["created_at"],
+            last_at=max(row["created_at"], (row["granted_at"] or 0) + row["timeout_ms"]),
+            body=sent["request_body"] if sent else "",
+            headers=json.loads(sent["request_headers"]) if sent else {},
+        )
+    free = _free(tx, row, ask.executed)
+    if len(free) == 1:
+        granted = regrant(tx, scope, row["id"], ask, number, now)
+        tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
+        return _as_found(granted, {**row, "object_id": free[0]})
+    shows = " ".join(ask.executed) or "nothing"
+    why = "have its tag, and only one can be its own" if free else "is another call's"
+    raise ReservationDenied(
+        "in_doubt",
+        f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is too old to be "
+        f"sent again: the vendor shows {shows}, which {why}. Look it up there, then {_resolve(row)}",
+        call_id=row["id"],
+    )
+
+
+def _free(tx: Tx, row: Row, objects: Iterable[str]) -> list[str]:
+    """Return those objects that no other call has opened, or acted on."""
+    return [
+        object_id
+        for object_id in objects
+        if not tx.value(
+            "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id = ?",
+            row["vendor"],
+            row["account"],
+            row["id"],
+            object_id,
+        )
+    ]
 
 
 def is_gone(row: Row, now: int) -> bool:
@@ -311,7 +361,7 @@ def renewed(tx: Tx, row: Row, now: int) -> Row:
 
 def grant_again(tx: Tx, ask: ReserveRequest, row: Row) -> ReserveReply:
     """Answer who has asked for a pending call before, and got no answer: what was found is not to be sent."""
-    if ask.repeatable or not row["unknown"]:
+    if not row["unknown"] or (ask.repeatable and is_fresh(row, tx.now())):
         return grant(tx, row)
     if row["object_id"] is None or row["object_id"] not in ask.executed:
         return ReserveReply("stale", row["id"], row["ask"])

@@ -247,7 +247,8 @@ class ReserveReply(Message):
             changed: look it up again) |
             `look_up` (the object is unknown: fetch it, then ask with its amount) |
             `search` (an earlier send, at `first_at`, has an unknown outcome and the call is not repeatable:
-            ask the vendor, then ask again) | `found` (it has opened `object_id`: end the call by that) |
+            ask the vendor, then ask again; `tagged`: it is, and was until `last_at`, but it is too old to be
+            sent again) | `found` (it has opened `object_id`: end the call by that) |
             `stale` (this request came after its own void or after a later one).
         call_id, ask: what the end of the call has to name (an in-doubt call is taken over); of a `wait`, the
             number behind which to ask again.
@@ -273,6 +274,7 @@ class ReserveReply(Message):
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer_body: _Body = ""
     first_at: int = 0
+    last_at: int = 0
     object_id: str = ""
     entry: int = 0
     reason: str = ""

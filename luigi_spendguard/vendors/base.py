@@ -16,7 +16,16 @@ from luigi_spendguard.settings import Setting, VendorSettings, vendor_section
 from luigi_spendguard.settings.policy import is_allowed
 from luigi_spendguard.vendors.bodies import names_method, split_address
 from luigi_spendguard.vendors.misspelt import Known
-from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request, basic, bearer
+from luigi_spendguard.vendors.model import (
+    FollowedUp,
+    Outcome,
+    Quote,
+    Reply,
+    Request,
+    TaggedPage,
+    basic,
+    bearer,
+)
 from luigi_spendguard.vendors.own_books import OwnBooks
 
 #: Headers by which some servers take a request for another one.
@@ -321,6 +330,24 @@ class Vendor(ABC):
         the reply that the call would have got.
         """
         return {}
+
+    def search_tagged(
+        self, quote: Quote, request: Request, since_ms: int, until_ms: int, after: str = ""
+    ) -> Request | None:
+        """Return the GET of a page of what was made in a time, behind the object `after`; None: there is no
+        such list.
+
+        Asked for a call that went out with its tag, and is too old to be sent again.
+        """
+        return None
+
+    def read_tagged(self, quote: Quote, request: Request, listed: Reply, key: str) -> TaggedPage:
+        """Return what such a page shows of the tag of a wire key. Raises ValueError for what is none."""
+        return TaggedPage({})
+
+    def tag_text(self, key: str) -> str:
+        """Return the tag of a wire key for people, as the vendor's own pages find it."""
+        return "its tag"
 
     def undo(self, quote: Quote, request: Request, reply: Reply, settings: VendorSettings) -> Request | None:
         """Return the request that takes back what a declined call has left open; None: nothing is, or the

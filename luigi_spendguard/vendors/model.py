@@ -211,6 +211,22 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class TaggedPage:
+    """What a page of a vendor's list shows of one tag.
+
+    Attributes:
+        found: by object id, oldest first, the reply that the call would have got.
+        after: the object behind which the next page begins; "": there is none.
+        seen: how many objects the page has.
+
+    """
+
+    found: Mapping[str, Reply]
+    after: str = ""
+    seen: int = 0
+
+
+@dataclass(frozen=True)
 class FollowedUp:
     """What a vendor says later of what an object has cost.
 

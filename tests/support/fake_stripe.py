@@ -72,6 +72,7 @@ def confirm_intent(intent: dict[str, Any]) -> None:
         raise Problem(400, "invalid_request_error", "parameter_missing", "no payment_method")
     if method == "pm_card_chargeDeclined":
         intent["status"], intent["payment_method"] = "requires_payment_method", None
+        intent["last_payment_error"] = {"type": "card_error", "code": "card_declined", "message": "Declined."}
         error = {"payment_intent": dict(intent)}
         raise Problem(402, "card_error", "card_declined", "Your card was declined.", **error)
     if intent["capture_method"] == "manual":
@@ -497,6 +498,15 @@ class Control(tornado.web.RequestHandler):
         said = json.loads(self.request.body)
         FAULTS.extend({"times": 1, "match": "POST /v1", **fault} for fault in said.get("faults", []))
         OPTIONS.update(said.get("options", {}))
+        for name, change in said.get("objects", {}).items():  # What has become of them meanwhile.
+            OBJECTS[name] |= change
+        if copies := said.get(
+            "copies"
+        ):  # Others, made at the same time; of the same tag where it is `tagged`.
+            one = OBJECTS[copies["of"]]
+            for _ in range(copies["times"]):
+                made = {**one, "id": new_id(one["id"].partition("_")[0])}
+                OBJECTS[made["id"]] = made if copies.get("tagged") else {**made, "metadata": {}}
 
     def delete(self) -> None:
         for kept in (REQUESTS, MOVED, FAULTS):

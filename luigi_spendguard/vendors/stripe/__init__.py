@@ -18,8 +18,8 @@ from luigi_spendguard.settings import Setting, VendorSettings, values
 from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import Params, reply_object
 from luigi_spendguard.vendors.misspelt import Known, nearest
-from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.stripe import outcomes, tags
+from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request, TaggedPage
+from luigi_spendguard.vendors.stripe import lists, outcomes, tags
 from luigi_spendguard.vendors.stripe.objects import objects_of
 from luigi_spendguard.vendors.stripe.operations import (
     FLOWS,
@@ -269,6 +269,20 @@ class Stripe(Vendor):
     def _get(self, path: str, request: Request, more: Mapping[str, str]) -> Request:
         headers = {name: request.headers[name] for name in self.kept[1:] if name in request.headers}
         return Request("GET", API_BASE + path, {**headers, **more})
+
+    def search_tagged(
+        self, quote: Quote, request: Request, since_ms: int, until_ms: int, after: str = ""
+    ) -> Request | None:
+        params = read_parameters(request, quote.path)
+        path = lists.list_path(quote, params, since_ms, until_ms, after)
+        return None if path is None else self._get(path, request, {})
+
+    def read_tagged(self, quote: Quote, request: Request, listed: Reply, key: str) -> TaggedPage:
+        params = read_parameters(request, quote.path)
+        return TaggedPage(*lists.read_page(listed, tags.tag_of(key), params))
+
+    def tag_text(self, key: str) -> str:
+        return f"metadata:{tags.TAG}={tags.tag_of(key)}"
 
     def undo(self, quote: Quote, request: Request, reply: Reply, settings: VendorSettings) -> Request | None:
         """Return the request that cancels a declined intent, unless luigi.cfg keeps it."""
