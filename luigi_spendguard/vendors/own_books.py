@@ -155,7 +155,9 @@ class OwnBooks(ABC):
 
     @abstractmethod
     def own_account(self, settings: VendorSettings, secret: str) -> str:
-        """Return the account of the secret itself, as calls name it."""
+        """Return the account of the secret itself, as calls name it. Raises BooksUnread where that is not
+        known.
+        """
 
     def can_read(self, account: str, settings: VendorSettings, secret: str) -> bool:
         """Return whether the secret may read the books of an account."""

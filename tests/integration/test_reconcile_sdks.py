@@ -113,3 +113,16 @@ def test_a_mail_that_was_cancelled_at_resend_is_given_back(
     code, table, _ = site.cli("reconcile", "resend", **site.secrets)
     assert (code, "0 differences" in table) == (0, True)
     assert site.cli("ledger", "check")[0] == 0
+
+
+def test_whose_books_twilios_are_has_to_be_known(site: Site) -> None:
+    key(site, "twilio")
+    before = site.settings["spendguard_twilio"].pop("account_sid")
+    try:
+        site.configure()
+        code, _, err = site.cli("reconcile", "twilio", **site.secrets)
+    finally:
+        site.settings["spendguard_twilio"]["account_sid"] = before
+        site.configure()
+    assert (code, err.count("set [spendguard_twilio] account_sid")) == (3, 1)
+    assert "Traceback" not in err

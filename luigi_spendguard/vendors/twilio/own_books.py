@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.errors import BooksUnread, SpendDenied
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors.bodies import read_fields, reply_object
 from luigi_spendguard.vendors.model import Reply, is_id
@@ -40,7 +40,12 @@ class TwilioBooks(OwnBooks):
     per_second = 8.0
 
     def own_account(self, settings: VendorSettings, secret: str) -> str:
-        return f"twilio:{settings.own.get('account_sid', '')}"
+        if not settings.own.get("account_sid"):
+            raise BooksUnread(
+                "whose books are to be read is not known: set [spendguard_twilio] account_sid, or "
+                "TWILIO_ACCOUNT_SID in the environment"
+            )
+        return f"twilio:{settings.own['account_sid']}"
 
     def first(self, listed: str, reading: Reading) -> PageRequest:
         name, date, size = _LISTS[listed]
