@@ -13,7 +13,7 @@ from luigi_spendguard.ledger.database import Row, Tx
 #: The journal's entries that are looked at; `set_cap` says only that a cap may be reached anew.
 _KINDS = (
     "('open','close','top_up','ask_top_up','withdraw_top_up','set_cap','approve','issue','revoke','doubt',"
-    "'operator','forget')"
+    "'operator','forget','prune','audit_prune')"
 )
 #: Scopes of the caps that a log speaks of: what a single task said of itself is none.
 _CAPS = "('run','day','family','vendor','key','key_day','beyond_day')"

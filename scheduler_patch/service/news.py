@@ -90,6 +90,8 @@ class News:
             if self._concerns(row):
                 for level, text in self._lines(row, found):
                     logger.log(level, "%s", text)
+        for text in self._pruned(found):
+            logger.info("%s", text)
         for run_id in sorted(found.thawed):
             if self._concerns({"run_id": run_id}):
                 logger.info("Run %s is thawed: it pays again", run_id)
@@ -113,6 +115,10 @@ class News:
             if said not in self._denied:
                 self._denied.add(said)
                 yield logging.WARNING, _refused(row)
+        elif kind == "prune":
+            pass  # Said of all runs at once.
+        elif kind == "audit_prune":
+            yield logging.INFO, f"Pruned: blocks of the audit, by {row['actor'] or 'an operator'}"
         elif kind == "forget":  # Of no run.
             yield logging.INFO, f"Forgotten: {row['note']}, by {row['actor'] or 'an operator'}"
         elif kind in _TELL and (text := _TELL[kind](row)):
@@ -120,6 +126,15 @@ class News:
             yield logging.INFO, f"Run {row['run_id']}{text}" + (f", by {actor}" if actor else "")
         elif row["overrun_micros"] > 0:
             yield logging.ERROR, _overrun(row, frozen=row["run_id"] in found.now.frozen)
+
+    def _pruned(self, found: Found) -> Iterator[str]:
+        """Yield a line for each who has pruned: it may have been of very many runs."""
+        runs: dict[str, set[str]] = {}
+        for row in found.rows:
+            if row["kind"] == "prune" and row["scope"] is None and self._concerns(row):
+                runs.setdefault(row["actor"] or "an operator", set()).add(row["run_id"])
+        for actor, pruned in runs.items():
+            yield f"Pruned: calls and attempts of {counted(len(pruned), 'run')}, by {actor}"
 
     def _doubts(self, found: Found) -> Iterator[str]:
         """Yield a line for each run of which calls have become in doubt, with all that are if more are."""

@@ -180,6 +180,32 @@ def test_what_a_person_changes_is_kept_as_theirs(staffed: Site, route: str) -> N
     assert {row["actor"] for row in found} == {both if "confirm" in route else "boss at 127.0.0.1"}
 
 
+#: What luigid's log says of each kind of change.
+LOGGED = {
+    "top_up": "is topped up by",
+    "ask_top_up": "waits for a second operator",
+    "withdraw_top_up": "is withdrawn",
+    "approve": "approved",
+    "revoke": "is revoked",
+    "revoke_key": "is revoked",
+    "resolve": "is resolved as",
+    "prune": "Pruned: ",
+    "forget": "Forgotten: ",
+}
+
+
+def test_luigids_log_says_who_has_changed_what(staffed: Site) -> None:
+    for route in CHANGES:
+        ask(staffed, route, TOKENS["boss"])
+    log = staffed.folder / "luigid.log"
+
+    def lacking() -> list[str]:
+        lines = [line for line in log.read_text().splitlines() if re.search(r", by \w+ at 127", line)]
+        return [kind for kind, text in LOGGED.items() if not any(text in line for line in lines)]
+
+    wait_until(lambda: not lacking(), seconds=15, what="a line of each")
+
+
 @pytest.mark.parametrize("who", [*TOKENS, "worker", "nobody", "wrong"])
 @pytest.mark.parametrize("route", of_operators())
 def test_a_role_may_what_the_table_of_routes_says(staffed: Site, route: str, who: str) -> None:
