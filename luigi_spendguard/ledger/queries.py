@@ -16,7 +16,7 @@ from luigi_spendguard.ledger.runs import CLOSED, no_run
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.protocol import DUPLICATE
 from luigi_spendguard.settings.policy import Caps
-from luigi_spendguard.vendors import Flows
+from luigi_spendguard.vendors.model import Flows
 
 #: The worst that the ledger knows of a run: one word for lists, pages and filters.
 STATUS = (

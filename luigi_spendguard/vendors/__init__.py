@@ -10,10 +10,9 @@ from __future__ import annotations
 from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import Setting, VendorSettings, values
 from luigi_spendguard.vendors.base import Vendor
-from luigi_spendguard.vendors.model import Flows, FollowedUp, Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
 
 __all__ = [
-    "Flows",
     "FollowedUp",
     "Outcome",
     "Quote",

@@ -20,7 +20,7 @@ from luigi_spendguard.ledger.totals import pruned
 from luigi_spendguard.money import micros_of, plain_usd
 from luigi_spendguard.protocol.messages import BadMessage
 from luigi_spendguard.tags import is_tag_name
-from luigi_spendguard.vendors import Flows
+from luigi_spendguard.vendors.model import Flows
 
 #: What a call's customer is: whose object it opened or acted on, else its target.
 _CUSTOMER = (

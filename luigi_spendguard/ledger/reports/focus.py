@@ -16,7 +16,8 @@ from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.reports.period import ReportPeriod
 from luigi_spendguard.money import plain_usd
 from luigi_spendguard.settings.policy import moment
-from luigi_spendguard.vendors import Flows, Vendor
+from luigi_spendguard.vendors import Vendor
+from luigi_spendguard.vendors.model import Flows
 
 
 class FocusColumn(NamedTuple):

@@ -21,7 +21,7 @@ from luigi_spendguard.ledger.reports.period import DAY_MS, ReportPeriod, day_of
 from luigi_spendguard.money import Micros, micros_of
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.protocol.messages import BadMessage
-from luigi_spendguard.vendors import Flows, FollowedUp
+from luigi_spendguard.vendors.model import Flows, FollowedUp
 from tests.support.books import Books
 
 USD = 1_000_000
