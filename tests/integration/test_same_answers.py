@@ -257,7 +257,7 @@ COMMANDS: dict[str, list[list[str]]] = {
 CHANGE = {"revoke", "top-up", "approve", "resolve", "issue-key", "revoke-key", "prune", "forget", "deliver"}
 CHANGE |= {"confirm", "withdraw"}
 #: They ask the books nothing but what routes and `ledger check` do, or what was sealed of either.
-OTHERS = {"audit", "check", "gateway", "self-test", "backup", "restore"}
+OTHERS = {"audit", "check", "gateway", "reconcile", "self-test", "backup", "restore"}
 
 
 def test_every_reading_command_says_the_same(sites: tuple[Site, Site]) -> None:
