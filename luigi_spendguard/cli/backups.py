@@ -18,6 +18,7 @@ from luigi_spendguard.cli.tables import plain, time_of
 from luigi_spendguard.counted import counted
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol import command
+from luigi_spendguard.settings.policy import moment
 from luigi_spendguard.settings.values import ledger_name
 
 if TYPE_CHECKING:
@@ -167,14 +168,14 @@ def _said(found: Restoration, *, with_revokes: bool) -> Iterator[str]:
         yield (
             f"UNKNOWN: what was paid, topped up and revoked after {until}{since}. What tasks have paid since "
             "is paid again where they are made again, but for what Stripe and Resend still know by its key "
-            "(24 hours). Revoke again what had been revoked, and look at the vendors' books: spendguard "
-            "reconcile."
+            "(24 hours). Revoke again what had been revoked, and look at the vendors' books: "
+            f"{_reconciles(found)}."
         )
     elif any(one.spent for one in later.runs or ()):
         yield (
             "What was paid since is not in the restored books: their tasks pay again where they are made "
             "again (in a new run, too), but for what Stripe and Resend still know by its key (24 hours). "
-            "Look at the vendors' books first: spendguard reconcile."
+            f"Look at the vendors' books first: {_reconciles(found)}."
         )
     for one in found.held:
         said = f"{format_usd(one.left)} was left in the backup"
@@ -184,6 +185,11 @@ def _said(found: Restoration, *, with_revokes: bool) -> Iterator[str]:
         else:
             usd = "USD"
         yield f"HELD: {one.run_id}: {said}; once you know what is left: {command('top-up', one.run_id, usd)}"
+
+
+def _reconciles(found: Restoration) -> str:
+    """Return the command that lists what a vendor has and the restored books do not."""
+    return command("reconcile", "VENDOR", "--since", str(moment(found.contents.last_at)))
 
 
 def _later(place: Path, later: Later, *, with_revokes: bool) -> Iterator[str]:

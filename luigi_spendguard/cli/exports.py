@@ -160,7 +160,7 @@ def _grouped(rows: _Rows, size: int) -> Iterator[list[tuple[int, str]]]:
 _WHOLE = frozenset(
     ["seq", "block", "ordinal", "epoch", "formula", "status", "budget_id", "pruned_calls", "pruned_entries"]
 )
-_TRUTHS = frozenset(["relayed", "declined"])
+_TRUTHS = frozenset(["relayed", "declined", "tagged"])
 
 
 def _type_of(name: str, pyarrow: Any) -> Any:

@@ -85,3 +85,29 @@ def test_a_run_that_is_due_again_does_not_meet_yesterdays_answer(site: Site) -> 
     keys = [post["key"] for post in site.stripe.posts()]
     assert len(set(keys)) == 2
     assert not any("cus" in key.lower() for key in keys)
+
+
+def test_a_run_that_may_have_paid_since_pays_nothing_until_it_is_topped_up(site: Site) -> None:
+    """Also where the vendor has forgotten the keys by which it would know what it was paid."""
+    assert site.luigi("Billing", "--n", "1", "--run-id", "nightly")[0] == 0
+    backup = site.folder / "backup.db"
+    code, said, err = site.cli("backup", str(backup))
+    assert (code, "is a whole copy" in said) == (0, True), err
+    (site.folder / "out" / "die").touch()
+    site.luigi("Billing", "--n", "2", "--run-id", "nightly")
+    (site.folder / "out" / "die").unlink()
+    paid = {"cus_0": 1, "cus_1": 1}
+    assert charged(site) == paid
+    stop(site)
+    for file in site.ledger.parent.glob(f"{site.ledger.name}*"):
+        file.unlink()
+    code, said, err = site.cli("restore", str(backup), "--yes")
+    assert (code, "HELD: nightly" in said) == (0, True), err
+    site.stripe.control(options={"idempotency": "ignore"})
+    site.start()
+    code, said = site.luigi("Billing", "--n", "2", "--run-id", "nightly")
+    assert (charged(site), site.run("nightly")["remaining_usd"]) == (paid, "0.00"), said
+    assert "spendguard top-up nightly 1.00" in said
+    site.cli("top-up", "nightly", "1")
+    site.luigi("Billing", "--n", "2", "--run-id", "nightly")
+    assert charged(site) == {"cus_0": 1, "cus_1": 2}, "which the operator has said"

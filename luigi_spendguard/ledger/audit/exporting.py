@@ -24,7 +24,7 @@ COLUMNS = (
     *("created_at", "ended_at", "base", "ordinal", "epoch", "formula"),
     *("call_id", "actor", "request_id", "note", "budget_id", "budget_scope", "budget_subject"),
     *("budget_part", "cap_usd", "spent_usd", *AFTER, "pruned_calls", "pruned_entries"),
-    *("late_fees_usd", "vendor_request", "tags", "more"),
+    *("late_fees_usd", "vendor_request", "tags", "tagged", "more"),
 )
 _KNOWN = frozenset(COLUMNS)
 #: Objects that are flattened: each field is a column of its own.
