@@ -23,6 +23,7 @@ from bench.messages import measure_messages
 from bench.page import measure_page
 from bench.peers import measure_peers
 from bench.pipeline import measure_lag, measure_pipeline, sides
+from bench.reconciling import measure_reconcile
 from bench.report import write_report
 from bench.server import measure_server
 from tests.support.processes import REPOSITORY
@@ -40,6 +41,7 @@ class Sizes:
         audit: runs, and sealed rows.
         server: seconds, repeats and processes at a PostgreSQL server.
         history: runs, and calls of each ledger.
+        reconciled: payments that are compared, each with three lines.
 
     """
 
@@ -60,6 +62,7 @@ class Sizes:
     page: tuple[int, int, int] = (1000, 100_000, 8)
     audit: tuple[int, int] = (1000, 1_000_000)
     peer_calls: int = 200
+    reconciled: tuple[int, ...] = (3400, 34_000)
 
 
 _FULL = Sizes()
@@ -80,6 +83,7 @@ _QUICK = Sizes(
     page=(50, 2000, 1),
     audit=(50, 6000),
     peer_calls=60,
+    reconciled=(1000,),
 )
 _TINY = Sizes(
     pipelines=((4, 1),),
@@ -99,6 +103,7 @@ _TINY = Sizes(
     page=(3, 30, 1),
     audit=(3, 90),
     peer_calls=20,
+    reconciled=(200,),
 )
 
 
@@ -129,6 +134,7 @@ def _parts(sizes: Sizes, old: Path | None) -> Mapping[str, Callable[[Path], Any]
         },
         "page": lambda folder: measure_page(folder, *sizes.page),
         "audit": lambda folder: measure_audit(folder, *sizes.audit),
+        "reconcile": lambda folder: measure_reconcile(folder, sizes.reconciled),
     }
 
 

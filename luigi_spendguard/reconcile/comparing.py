@@ -106,6 +106,13 @@ class _Money:
         return [call for call in self.calls if call.state in ("in_doubt", "pending")]
 
     @property
+    def is_in_two_currencies(self) -> bool:
+        """Whether a call that has paid names another currency than the vendor, whatever the amounts are."""
+        named = {line[_CURRENCY] for line in self.best} - {""}
+        paid = {call.currency for call in self.calls if call.cost} - {""}
+        return bool(named and paid and named != paid)
+
+    @property
     def unnamed(self) -> list[_Row]:
         """The vendor's lines whose price is not known: it is named later, or has no rate here."""
         return [line for line in self.best if line[_MICROS] is None and not line[_ESTIMATED]]
@@ -280,7 +287,7 @@ def _judged(how: Comparison, money: _Money, best: list[_Row], only: tuple[int, i
     # Money in a currency without a rate may be equal, and nobody knows; what no call has made, and has no
     # price yet, will have one.
     unknown = any(line[_MICROS] is None and (line[_AMOUNT] or not money.items) for line in best)
-    if not any(only) and not money.opened and not unknown:
+    if not any(only) and not money.opened and not unknown and not money.is_in_two_currencies:
         return None
     return _Judge(how, money, best, only).judged()
 

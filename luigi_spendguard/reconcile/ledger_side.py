@@ -210,12 +210,14 @@ def _believe_tags(work: WorkFile) -> None:
             """
             INSERT OR IGNORE INTO tagged
             SELECT min(call.id), min(subject), 'its tag' FROM line JOIN call ON call.tag = line.tag
-            WHERE line.tag <> '' AND call.object IS NULL
+            WHERE line.tag <> '' AND call.tag <> '' AND call.object IS NULL
                 AND line.at_ms >= call.at_ms - 300000 AND line.at_ms < call.at_ms + ?
                 AND NOT EXISTS (SELECT 1 FROM item WHERE item.subject = line.subject)
             GROUP BY line.tag HAVING count(DISTINCT subject) = 1
-                AND (SELECT count(DISTINCT other.subject) FROM line AS other WHERE other.tag = line.tag) = 1
-                AND (SELECT count(*) FROM call AS other WHERE other.tag = line.tag) = 1
+                AND (SELECT count(DISTINCT other.subject) FROM line AS other
+                    WHERE other.tag = line.tag AND other.tag <> '') = 1
+                AND (SELECT count(*) FROM call AS other
+                    WHERE other.tag = line.tag AND other.tag <> '') = 1
             """,
             (DAY_MS + MARGIN_MS,),
         )

@@ -98,6 +98,7 @@ COMPARED = (
         PRIMARY KEY (subject, rank, listed, id)
     ) WITHOUT ROWID
     """,
+    "CREATE INDEX line_tag ON line (tag) WHERE tag <> ''",
     """
     CREATE TABLE difference (
         number INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, call TEXT NOT NULL,

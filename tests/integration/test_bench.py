@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_benchmark_measures_its_parts_and_writes_a_page(tmp_path: Path) -> None:
     """Each part compares the vendor's count with the ledger's; the peers that are installed here are ours."""
     (folder := tmp_path / "sites").mkdir()
-    parts = "start,dispatch,call,messages,ledger,gateway,history,plain,page"
+    parts = "start,dispatch,call,messages,ledger,gateway,history,plain,page,reconcile"
     line = [
         sys.executable,
         "-m",

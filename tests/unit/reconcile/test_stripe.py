@@ -352,7 +352,7 @@ def test_other_currencies_are_compared_at_the_rate_of_the_quote(sides: Sides) ->
 
 
 def test_another_currency_than_the_calls_is_said(sides: Sides) -> None:
-    sides.fx["eur"] = Decimal(1)
+    sides.fx["eur"] = Decimal("1.25")
     intent = sides.stripe.intent(400, currency="eur")
     sides.call(500, intent["id"], currency="usd")
     found = one(sides.found())
