@@ -91,11 +91,14 @@ at_fork(_begin_anew)
 def learn(*values: str | None) -> None:
     """Take `values` out of every text from now on; None and what is too short is passed over."""
     global _pattern
-    new = [value for value in values if value and len(value) >= SHORTEST and value not in _values]
-    if not new:
-        return
+    given = [str(value) for value in values if value and len(value) >= SHORTEST]
     with _lock:
-        _values.update(dict.fromkeys(map(str, new)))
+        is_new = any(value not in _values for value in given)
+        for value in given:  # What is said again is in force: what was rotated is forgotten before it.
+            _values.pop(value, None)
+            _values[value] = None
+        if not is_new:
+            return
         while len(_values) > _MOST:
             del _values[next(iter(_values))]
         forms = {form for value in _values for form in _forms(value)}

@@ -362,3 +362,11 @@ def test_a_process_without_streams_stays_without(monkeypatch: pytest.MonkeyPatch
     with redaction.streams():
         print(CANARY)
     assert sys.stdout is None
+
+
+def test_what_is_in_force_is_not_crowded_out_by_what_was_rotated() -> None:
+    """luigi.cfg is read again at each reload, all of it, and one of its 40 tokens is another each time."""
+    lasting = [f"lasting-token-{number:04}" for number in range(40)]
+    for turn in range(60):
+        redaction.learn(f"rotated-token-{turn:04}", *lasting)
+    assert [one for one in (*lasting, "rotated-token-0059") if one in redaction.redact(one)] == []
