@@ -5,13 +5,17 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard.ledger import Ledger
+from bench.figures import ratios, spread
+from bench.pairs import Pairs
 from luigi_spendguard.ledger.audit.sealing import Sealer
 from luigi_spendguard.ledger.audit.signing import KeyFiles
+from luigi_spendguard.ledger.database.engines import opened
+from scheduler_patch.service.sealing import EVERY_S, LOOK_S
 from tests.support.history import write_history
 from tests.support.processes import environment
 
@@ -19,39 +23,97 @@ from tests.support.processes import environment
 _ROWS_OF_A_CALL = 3
 
 
-def measure_audit(folder: Path, runs: int, rows: int) -> dict[str, Any]:
-    """Return rows a second and MB, of so many sealed rows: sealing, and each format of an export."""
+def measure_audit(folder: Path, runs: int, rows: int, rounds: int) -> dict[str, Any]:
+    """Return rows a second and MB, of so many sealed rows: sealing, verifying, each format of an export.
+
+    And what sealing costs calls that are made meanwhile.
+    """
     place = folder / "spendguard.db"
     write_history(place, runs, rows // _ROWS_OF_A_CALL)
-    ledger = Ledger(place)
-    sealer = Sealer(ledger, KeyFiles(folder / "audit-key"))
-    begun = time.perf_counter()
-    while sealer.seal(600):
-        pass
-    seconds = time.perf_counter() - begun
-    sealed = ledger.read(lambda tx: int(tx.value("SELECT count(*) FROM audit_row"))).result()
-    ledger.close()
-    found: dict[str, Any] = {"rows": sealed, "file_mb": round(place.stat().st_size / 1e6, 1)}
-    found["seal"] = {"s": round(seconds, 2), "rows_s": round(sealed / seconds)}
     config = folder / "luigi.cfg"
     config.write_text(f"[spendguard]\nledger_url = sqlite:///{place}\naudit_key_file = {folder}/audit-key\n")
+    sealing = _measured(config, _SEAL, str(place), str(folder / "audit-key"))
+    with opened(place, read_only=True) as books, books.reading() as tx:
+        sealed = int(tx.value("SELECT count(*) FROM audit_row"))
+    found: dict[str, Any] = {"rows": sealed, "file_mb": round(place.stat().st_size / 1e6, 1)}
+    found["seal"] = {**sealing, "rows_s": round(sealed / sealing["s"])}
+    found["verify"] = _run(config, sealed, "audit", "verify")
     for form in ("jsonl", "csv", "parquet"):
         out = folder / f"out.{form}"
         found[f"export {form}"] = _run(config, sealed, "audit", "export", "--format", form, "--out", str(out))
         found[f"export {form}"]["file_mb"] = round(out.stat().st_size / 1e6, 1)
         out.unlink()
+    found["calls"] = _calls(folder / "calls", rounds)
     return found
+
+
+def _calls(folder: Path, rounds: int) -> dict[str, Any]:
+    """Return calls a second of one caller and of 16, unsealed and sealed in turns, and their ratios."""
+    found: dict[str, Any] = {}
+    for callers, count in ((1, 2000), (16, 200)):
+        seen: dict[str, list[float]] = {"unsealed": [], "sealed": []}
+        for number in range(rounds):
+            for side in list(seen)[:: -1 if number % 2 else 1]:
+                place = folder / f"{callers}-{number}-{side}"
+                place.mkdir(parents=True)
+                seen[side].append(_rate(place, callers, count, sealed=side == "sealed"))
+        found[f"{callers} at once"] = {name: spread(values) for name, values in seen.items()}
+        found[f"{callers} at once"]["ratio"] = ratios(seen["sealed"], seen["unsealed"])
+    return found
+
+
+def _rate(folder: Path, callers: int, count: int, *, sealed: bool) -> float:
+    """Return calls a second that are reserved and settled by threads, and sealed as luigid does."""
+    pairs = Pairs(folder / "spendguard.db")
+    sealer, over = Sealer(pairs.books.ledger, KeyFiles(folder / "key")), threading.Event()
+
+    def seal() -> None:
+        more = False
+        while more or not over.wait(EVERY_S):
+            more = sealer.seal(LOOK_S)
+
+    keys = [pairs.books.claim(f"task-{number}") for number in range(callers)]
+    sealer.seal(LOOK_S)
+    thread = threading.Thread(target=seal)
+    if sealed:
+        thread.start()
+    begun = time.perf_counter()
+    pairs.in_threads(keys, count)
+    seconds = time.perf_counter() - begun
+    over.set()
+    if sealed:
+        thread.join()
+    pairs.books.ledger.close()
+    return callers * count / seconds
+
+
+#: Seals a ledger, all of it.
+_SEAL = """
+import sys
+from pathlib import Path
+from luigi_spendguard.ledger import Ledger
+from luigi_spendguard.ledger.audit.sealing import Sealer
+from luigi_spendguard.ledger.audit.signing import KeyFiles
+ledger = Ledger(Path(sys.argv[1]))
+sealer = Sealer(ledger, KeyFiles(Path(sys.argv[2])))
+while sealer.seal(600):
+    pass
+assert not sealer.stopped, sealer.stopped
+ledger.close()
+"""
 
 
 def _run(config: Path, rows: int, *args: str) -> dict[str, Any]:
     """Return seconds, processor seconds and the most memory of a command, and its rows a second."""
-    code = (
-        "import re, sys\n"
-        "from luigi_spendguard.cli import cli\n"
-        "cli.main(sys.argv[1:], standalone_mode=False)\n"
-        # What its parent has had before it was this program is in `ru_maxrss`, too.
-        "print(re.search('VmHWM:\\\\s+([0-9]+)', open('/proc/self/status').read())[1])\n"
-    )
+    code = "import sys\nfrom luigi_spendguard.cli import cli\ncli.main(sys.argv[1:], standalone_mode=False)\n"
+    found = _measured(config, code, *args)
+    return {**found, "rows_s": round(rows / found["s"])}
+
+
+def _measured(config: Path, code: str, *args: str) -> dict[str, Any]:
+    """Return seconds, processor seconds and the most memory of a program."""
+    # What its parent has had before it was this program is in `ru_maxrss`, too.
+    code += "\nimport re\nprint(re.search('VmHWM:\\\\s+([0-9]+)', open('/proc/self/status').read())[1])\n"
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, *args],
@@ -66,6 +128,5 @@ def _run(config: Path, rows: int, *args: str) -> dict[str, Any]:
     return {
         "s": round(seconds, 2),
         "cpu_s": round(own, 2),
-        "rows_s": round(rows / seconds),
         "mb": round(int(done.stdout.split()[-1]) / 1024, 1),
     }

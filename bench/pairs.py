@@ -25,7 +25,7 @@ from tests.support.books import Books
 SIDES = (("1 thread", 1), ("16 threads", 16), ("16 in a loop", 16))
 
 
-class _Pairs:
+class Pairs:
     """A ledger at `path`, and calls that are reserved and settled in it.
 
     `capped`: luigi.cfg caps the day, the task's family and the vendor, too, and the vendor names an object.
@@ -58,13 +58,15 @@ class _Pairs:
         if side.endswith("loop"):
             asyncio.run(self._in_a_loop(keys, count, expect))
         else:
-            self._in_threads(keys, count)
+            self.in_threads(keys, count)
         seconds, used = time.perf_counter() - begun, time.process_time() - used
         assert self.books.figures() == (count * callers, 0, 0)
         self.books.ledger.close()
         return count * callers / seconds, 1000 * used / (count * callers)
 
-    def _in_threads(self, keys: list[str], count: int) -> None:
+    def in_threads(self, keys: list[str], count: int) -> None:
+        """Make so many calls in a thread for each key."""
+
         def work(key: str) -> None:
             for _ in range(count):
                 self.make(key)
@@ -124,14 +126,14 @@ def _measured(folder: Path, count: int) -> dict[str, float]:
     """Return pairs a second of each side, `synchronous=FULL`, and raw fdatasyncs a second."""
     found = {"fdatasyncs a second": _fsyncs(folder / "raw", count)}
     for side, callers in SIDES:
-        pairs = _Pairs(folder / f"{side.replace(' ', '-')}.db")
+        pairs = Pairs(folder / f"{side.replace(' ', '-')}.db")
         rate, cpu_ms = pairs.per_second(
             side, callers, max(1, count if callers == 1 else 2 * count // callers)
         )
         found[f"pairs a second, {side}"] = rate
         found[f"processor time of a pair, {side}, ms"] = cpu_ms
-    found["statements of a pair"] = _Pairs(folder / "few.db").statements()
-    found["statements of a pair, 4 budgets"] = _Pairs(folder / "four.db", capped=True).statements()
+    found["statements of a pair"] = Pairs(folder / "few.db").statements()
+    found["statements of a pair, 4 budgets"] = Pairs(folder / "four.db", capped=True).statements()
     return found
 
 

@@ -400,9 +400,17 @@ def _audit(figures: Figures, plots: _Plots) -> Iterator[str]:
             f"{one['file_mb']:,.0f}" if "file_mb" in one else "",
         )
         for name, one in figures.items()
-        if isinstance(one, dict)
+        if isinstance(one, dict) and "rows_s" in one
     ]
     yield _table(("what", "rows/s", "s", "of a processor, s", "most memory, MB", "file, MB"), rows)
+    yield ""
+    yield "Calls a second (reserve and settle) in one process, without sealing and with it, in turns:"
+    yield ""
+    calls = [
+        (name, text(one["unsealed"], 0), text(one["sealed"], 0), text(one["ratio"]))
+        for name, one in figures["calls"].items()
+    ]
+    yield _table(("callers", "unsealed", "sealed", "ratio"), calls)
 
 
 def _peers(figures: Figures, plots: _Plots) -> Iterator[str]:

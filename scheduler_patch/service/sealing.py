@@ -43,7 +43,7 @@ class Sealing:
         files = KeyFiles(self._books.settings.audit_key)
         if self._sealer is None or self._sealer.files != files:
             self._sealer = Sealer(ledger, files, self._tell, guest=self._guest)
-        more = self._sealer.seal(within_s, last=last)
+        more = self._sealer.seal(within_s, last=last, rest=self._ended.wait)
         self._books.audit_stopped = self._sealer.stopped
         return more
 

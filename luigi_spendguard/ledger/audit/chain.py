@@ -173,7 +173,7 @@ def _check_rows(tx: Tx, block: Block, before: Block | None, missing: Missing) ->
         tx,
         f"an entry of the journal that {when(block)} has",
         f"{rows.ENTRIES} WHERE journal.id > ? AND journal.id <= ? ORDER BY journal.id",
-        0 if before is None else before.entry,
+        -(2**62) if before is None else before.entry,
         block.entry,
     )
     entries = {row["id"]: row for row in live}

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for a block to be read, and to be written.
 _PATIENCE_S = 60.0
+#: Seconds between two blocks that are written down apart, while there are many.
+_HEAD_S = 1.0
 _RESTORED = (
     "an older ledger was restored, or blocks were taken out of it: {}. Look with `spendguard audit verify`; "
     "`spendguard audit accept` takes the ledger as it is"
@@ -93,18 +95,31 @@ class Sealer:
         """`told` is called with each block once it is durable; `guest`: without a key here others seal."""
         self._ledger, self.files, self._told, self._guest = ledger, files, told, guest
         self._figures = RunFigures()
+        self._head: Head | None = None
+        self._kept_at = time.monotonic()
         self.stopped = ""
 
-    def seal(self, within_s: float, *, last: bool = False) -> bool:
+    def seal(
+        self,
+        within_s: float,
+        *,
+        last: bool = False,
+        rest: Callable[[float], object] = lambda seconds: None,
+    ) -> bool:
         """Seal what there is, for so many seconds; return whether there is more. It never raises.
 
-        `last`: the program ends, and nothing can be read beside the writer any more.
+        `last`: the program ends, and nothing can be read beside the writer any more. `rest` is called between
+        blocks with the seconds that the one before took: who has much to seal leaves room for calls.
         """
-        until = time.monotonic() + within_s
+        begun = time.monotonic()
+        until = begun + within_s
         try:
             while more := self._seal_next(last):
-                if time.monotonic() >= until:
+                if (now := time.monotonic()) >= until:
                     break
+                rest(now - begun)
+                begun = time.monotonic()
+            self._keep_head()
         except AuditStopped as error:
             if str(error) != self.stopped:
                 logger.error("The audit is not sealed: %s", error)
@@ -134,9 +149,17 @@ class Sealer:
         block = sealed_block(drafted, last, ledger, signer.key_id, signer.sign)
         if not self._ledger.write(_append, drafted, block).result(_PATIENCE_S):
             return True  # Another process was first: its block is behind the last now.
-        self.files.keep_head(Head(block.ledger, block.number, block.hash))
+        self._head = Head(block.ledger, block.number, block.hash)
+        if time.monotonic() - self._kept_at >= _HEAD_S:
+            self._keep_head()
         self._told(block)
         return drafted.unsealed
+
+    def _keep_head(self) -> None:
+        """Write down which block was the last, of which there is one a second at the most."""
+        if self._head is not None:
+            self.files.keep_head(self._head)
+            self._head, self._kept_at = None, time.monotonic()
 
 
 def _look(tx: Tx, figures: RunFigures, head: Head | None) -> tuple[Block | None, Block | None, Draft | None]:

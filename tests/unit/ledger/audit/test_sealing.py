@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.ledger.audit.blocks import Block, last_block
+from luigi_spendguard.ledger.audit.blocks import (
+    Block,
+    RunFigures,
+    append,
+    draft,
+    last_block,
+    sealed_block,
+)
 from luigi_spendguard.ledger.audit.merkle import leaf_hash, root
 from luigi_spendguard.ledger.audit.sealing import Sealer, accept
 from luigi_spendguard.ledger.audit.signing import KeyFiles, is_signed
@@ -246,3 +253,25 @@ def test_nothing_is_sealed_where_nothing_was_entered(tmp_path: Path, books: Seal
     assert books.seal() == ""
     assert len(blocks(books)) == 1
     assert books.read(last_block) == blocks(books)[0]
+
+
+def test_a_block_that_comes_too_late_is_not_added(books: SealedBooks) -> None:
+    drafted = books.read(draft, RunFigures(), None)
+    signer = books.files.signer()
+    block = sealed_block(drafted, None, "ledger", signer.key_id, signer.sign)
+    assert books.seal() == ""
+    assert not books.write(append, drafted, block)
+    assert books.read(last_block).hash != block.hash
+
+
+def test_who_has_much_to_seal_rests_between_blocks(books: SealedBooks) -> None:
+    key = books.claim("Charge_1")
+    for _ in range(200):
+        books.reserve(key, books.ask(USD))
+        books.reserve(key, books.ask(10_000 * USD))
+    rests: list[float] = []
+    assert not books.sealer.seal(60, rest=rests.append)
+    assert len(rests) == 1
+    head = books.files.head()
+    assert head is not None
+    assert head.number == 2

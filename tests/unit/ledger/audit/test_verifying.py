@@ -153,9 +153,9 @@ TAMPERINGS: dict[str, tuple[str, str]] = {
         "DELETE FROM journal WHERE kind = 'operator'",
         r"entry \d+ \(operator of call .*was deleted from the journal$",
     ),
-    "an entry is put in between": (
+    "an entry is moved": (
         "UPDATE journal SET id = 0 WHERE id = 1",
-        r"entry 1 \(open, row 1 of block 1 .*was deleted|of its run 1 entries",
+        r"entry 0 \(open, run run\) was put into the journal after block 1 ",
     ),
     "a row's text": (
         'UPDATE audit_row SET text = replace(text, \'"spent_usd":"7.00"\', \'"spent_usd":"5.00"\')',
@@ -247,15 +247,25 @@ def test_a_call_that_was_put_in_is_found(copy: Copy) -> None:
 
 
 def test_an_entry_that_was_put_in_is_found(copy: Copy) -> None:
-    copy.change("UPDATE journal SET id = id + 1000 WHERE id > 30")
-    assert "entry 31 " in copy.found()
+    ((names,),) = copy.rows("SELECT group_concat(name, ',') FROM pragma_table_info('journal')")
+    others = ",".join(one for one in names.split(",") if one not in ("id", "request_id"))
+    copy.change(f"INSERT INTO journal (id, {others}) SELECT -7, {others} FROM journal WHERE kind = 'revoke'")
+    assert "entry -7 (revoke, run revoked) was put into the journal after block 1 " in copy.found()
 
 
-def resealed(copy: Copy, number: int, sign: Callable[[str], str], **changes: Any) -> None:
-    """Make blocks anew from a number on, as they would be over the rows that are there."""
+def test_a_block_that_was_signed_anew_with_the_key_breaks_the_chain(copy: Copy) -> None:
+    resealed(copy, 2, copy.sealed.files.signer().sign, only=2, sealed_at=1)
+    copy.change("UPDATE audit_block SET sealed_at = 1 WHERE number = 2")
+    assert "does not follow block 2: blocks were taken out, put in" in copy.found(head=None)
+
+
+def resealed(
+    copy: Copy, number: int, sign: Callable[[str], str], only: int | None = None, **changes: Any
+) -> None:
+    """Make blocks anew from a number on (or `only` one), as they would be over the rows that are there."""
     blocks = [Block(*row) for row in copy.rows(f"SELECT * FROM audit_block WHERE number >= {number}")]
     previous = blocks[0].previous
-    for block in sorted(blocks, key=lambda one: one.number):
+    for block in sorted(blocks, key=lambda one: one.number)[: None if only is None else 1]:
         texts = copy.rows(f"SELECT text FROM audit_row WHERE block = {block.number} ORDER BY seq")
         made = root([leaf_hash(text) for (text,) in texts]).hex()
         again = replace(block, root=made, previous=previous, **changes)
