@@ -255,7 +255,8 @@ class Comparison:
         if self.run_id and not any(call.run_id == self.run_id for call in money.calls):
             return False
         if money.lines:
-            return any(line[_INSIDE] for line in best)
+            doubted = any(period.has(call.at_ms) for call in money.opened)
+            return doubted or any(line[_INSIDE] for line in best)
         if not money.items or not any(micros for _, micros in money.items):
             return bool(money.opened) and any(period.has(call.at_ms) for call in money.opened)
         openers = {name for name, _ in money.items}

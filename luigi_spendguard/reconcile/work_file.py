@@ -214,12 +214,15 @@ class WorkFile:
                 self._keep_entry(entry)
 
     def unlisted(self) -> list[str]:
-        """Return the objects that calls of the period count for and no list has, in order."""
+        """Return the objects that calls of the period count for, or are in doubt about, and no list has."""
         rows = self.db.execute(
-            "SELECT DISTINCT item.name FROM item JOIN call ON call.id = item.call WHERE item.micros <> 0"
-            " AND item.name NOT LIKE 'call:%' AND call.at_ms BETWEEN ? AND ?"
-            " AND NOT EXISTS (SELECT 1 FROM line WHERE line.subject = item.subject) ORDER BY item.name",
-            (self.work.period.since_ms, self.work.period.until_ms),
+            "SELECT object FROM call WHERE state = 'in_doubt' AND object IS NOT NULL"
+            " AND at_ms BETWEEN :since AND :until AND NOT EXISTS (SELECT 1 FROM line WHERE line.subject ="
+            " coalesce((SELECT alias.object FROM alias WHERE alias.id = call.object), call.object))"
+            " UNION SELECT item.name FROM item JOIN call ON call.id = item.call WHERE item.micros <> 0"
+            " AND item.name NOT LIKE 'call:%' AND call.at_ms BETWEEN :since AND :until"
+            " AND NOT EXISTS (SELECT 1 FROM line WHERE line.subject = item.subject) ORDER BY 1",
+            {"since": self.work.period.since_ms, "until": self.work.period.until_ms},
         )
         return [str(row[0]) for row in rows]
 

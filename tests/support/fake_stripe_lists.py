@@ -162,6 +162,10 @@ class StripeAccount:
     def answer(self, path: str, query: dict[str, str]) -> Body:
         """Answer a GET."""
         kind = path.removeprefix("/v1/")
+        if kind.rpartition("/")[2] in self.objects:
+            return self.objects[kind.rpartition("/")[2]]
+        if kind not in TYPES:
+            raise NoSuchObject(path)
         page = listing(self.objects.values(), kind, query, path, oldest_first=self.oldest_first)
         expand = [value for name, value in query.items() if re.fullmatch(r"expand\[\d*\]", name)]
         if "data.source" in expand:

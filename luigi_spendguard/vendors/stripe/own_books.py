@@ -44,12 +44,28 @@ _PATHS = {
     "balance_transactions": "/v1/balance_transactions",
 }
 
+#: In which list an object is, by how its id begins.
+_BY_ID = {
+    "pi": "payment_intents",
+    "ch": "charges",
+    "py": "charges",
+    "re": "refunds",
+    "pyr": "refunds",
+    "po": "payouts",
+    "tu": "topups",
+    "tr": "transfers",
+    "in": "invoices",
+    "ii": "invoiceitems",
+    "cs": "checkout.sessions",
+    "cn": "credit_notes",
+}
+
 
 class StripeOwnBooks(OwnBooks):
     """An account's lists, in its mode."""
 
     lists = tuple(_PATHS)
-    paths = re.compile("|".join(map(re.escape, _PATHS.values())))
+    paths = re.compile(rf"({'|'.join(map(re.escape, _PATHS.values()))})(/[A-Za-z0-9_]{{1,64}})?")
     # Of 100 a second in live mode, 25 in test mode (https://docs.stripe.com/rate-limits).
     per_second = 8.0
     shown = ("pi_", "ch_", "py_", "re_", "pyr_", "po_", "tu_", "tr_", "in_", "ii_", "cs_", "cn_", "fr_")
@@ -79,8 +95,20 @@ class StripeOwnBooks(OwnBooks):
             query.append(("expand[0]", "data.source"))
         return PageRequest(listed, _PATHS[listed], tuple(query))
 
+    def named(self, object_id: str, reading: Reading) -> PageRequest | None:
+        listed = _BY_ID.get(object_id.partition("_")[0])
+        if listed is None or not OBJECT_ID.fullmatch(object_id):
+            return None
+        return PageRequest("named", f"{_PATHS[listed]}/{object_id}")
+
     def read(self, page: PageRequest, reply: Reply, reading: Reading) -> EntryPage:
         body = reply_object(reply)
+        if page.listed == "named":
+            path, _, named = page.path.rpartition("/")
+            if body["id"] != named:
+                raise ValueError("it is another object than asked for")
+            listed = next(one for one, of in _PATHS.items() if of == path)
+            return EntryPage(tuple(_READERS[listed](body, reading.fx)))
         lines, more = body["data"], body["has_more"]
         if body.get("object") != "list" or not isinstance(lines, list) or not isinstance(more, bool):
             raise ValueError("it is no list of Stripe's")

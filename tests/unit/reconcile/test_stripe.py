@@ -21,7 +21,7 @@ from luigi_spendguard.vendors import Reply
 from luigi_spendguard.vendors.own_books import Period
 from luigi_spendguard.vendors.stripe.tags import tag_of
 from tests.support.books import Books
-from tests.support.fake_stripe_lists import StripeAccount
+from tests.support.fake_stripe_lists import NoSuchObject, StripeAccount
 from tests.support.vendor_books import PaperTransport
 
 SECRET = "sk_test_reconcile"
@@ -40,9 +40,13 @@ class Sides:
         self.fx: dict[str, Decimal] = {}
         #: The metadata of what each call makes.
         self.tags: dict[str, dict[str, str]] = {}
-        self.answer: Callable[[str, dict[str, str], int], Any] = lambda path, query, _: self.stripe.answer(
-            path, query
-        )
+        self.answer: Callable[[str, dict[str, str], int], Any] = self._answer
+
+    def _answer(self, path: str, query: dict[str, str], number: int) -> Any:
+        try:
+            return self.stripe.answer(path, query)
+        except NoSuchObject:
+            return Reply(404, {}, b"{}")
 
     def call(self, amount: int, obj: str | None, **more: Any) -> str:
         """Let the guard make a call of so many cents, settled for an object; return its id."""
@@ -321,6 +325,25 @@ def test_a_call_on_a_known_object_is_known_by_that(sides: Sides) -> None:
     call_id = sides.call(500, None, kind="doubt", object_id=intent["id"], operation="payment_intents.confirm")
     found = one(sides.found())
     assert (found.kind, found.call, found.certain, found.spent) == (Cause.MADE, call_id, True, 0)
+
+
+def test_a_call_in_doubt_about_an_older_object_is_known_by_that(sides: Sides) -> None:
+    """No list of the period has the object: it is read by its id."""
+    sides.stripe.now -= 20 * 86400
+    intent = sides.stripe.intent(500)
+    sides.stripe.now += 20 * 86400
+    sides.call(500, intent["id"])
+    sides.books.write(lambda tx: tx.run("UPDATE call SET created_at = created_at - ?", 20 * 24 * HOUR))
+    call_id = sides.call(500, None, kind="doubt", object_id=intent["id"], operation="payment_intents.confirm")
+    found = one(sides.found())
+    assert (found.kind, found.call, found.certain, found.spent) == (Cause.MADE, call_id, True, 0)
+
+
+def test_what_was_opened_far_from_its_call_is_not_missing(sides: Sides) -> None:
+    sides.stripe.now -= 5 * 86400
+    intent = sides.stripe.intent(500)
+    sides.call(500, intent["id"])
+    assert sides.found() == []
 
 
 def test_a_call_that_was_said_not_to_be_made_and_was_is_said(sides: Sides) -> None:
