@@ -94,6 +94,12 @@ def copy(source: Path | str, target: Path | str) -> None:
         copied = copy_books(source, target)
     what = ", ".join(f"{name}: {copied[name]}" for name in ("run", "call", "journal"))
     click.echo(f"Copied, and the same on both sides (rows of {what}). Now set [spendguard] ledger_url to it.")
+    if copied["audit_block"]:
+        click.echo(
+            "Its audit goes on with the same key: let [spendguard] audit_key_file name that (of this "
+            f"luigi.cfg: {settings_of().audit_key}), or put it, and the two files beside it, to where the "
+            "other one's is."
+        )
     folder, name = spool_folder(), ledger_name(source)
     with suppress(OSError):  # `spendguard check` says so.
         if folder is not None and (left := backlog(folder).waiting.get(name)) is not None:

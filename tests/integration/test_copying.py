@@ -18,11 +18,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from luigi_spendguard.cli.books import ledger
+from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger import Ledger, copying, runs
+from luigi_spendguard.ledger.audit.sealing import Sealer
+from luigi_spendguard.ledger.audit.signing import KeyFiles
+from luigi_spendguard.ledger.audit.verifying import verify
 from luigi_spendguard.ledger.database import postgres
 from luigi_spendguard.ledger.database.sqlite import FileTx
 from luigi_spendguard.ledger.migrations import FORMAT
 from luigi_spendguard.money import Micros
+from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 from tests.support.postgres import PostgresServer, database_url
 from tests.support.processes import environment
@@ -71,6 +76,27 @@ def test_there_and_back_they_are_the_same_and_go_on(
     books.write(runs.open_run, runs.RunRequest("after", False, "Root", "Root_9", Micros(5))).result(20)
     books.close()
     assert run("check", database).exit_code == 0
+
+
+def test_the_audit_goes_on_in_the_copy_with_its_key(
+    server: PostgresServer, file: Path, tmp_path: Path
+) -> None:
+    files, settings = KeyFiles(tmp_path / "old.db.audit-key"), Settings(file, Caps())
+    books = Ledger(file)
+    assert not Sealer(books, files).seal(60)
+    books.close()
+    database = database_url(server.url, tmp_path)
+    done = CliRunner().invoke(ledger, ["copy", url(file), database], obj=(settings, None))
+    assert done.exit_code == 0, done.output
+    assert f"let [spendguard] audit_key_file name that (of this luigi.cfg: {files.key})" in done.output
+    books = Ledger(database)
+    books.write(runs.open_run, runs.RunRequest("after", False, "Root", "Root_9", Micros(5))).result(20)
+    sealer = Sealer(books, files)
+    assert not sealer.seal(60)
+    assert sealer.stopped == ""
+    found = books.read(lambda tx: verify(tx, files.trusted(), head=files.head())).result(20)
+    assert found.chain.blocks == 2
+    books.close()
 
 
 def test_a_server_waits_for_a_slow_disk(
