@@ -79,12 +79,13 @@ def public_keys(path: Path) -> Mapping[str, Ed25519PublicKey]:
 
 def public_keys_of(text: str, where: str) -> Mapping[str, Ed25519PublicKey]:
     """Return the public keys in a text (PEM, one after the other), by their ids. Raises AuditStopped."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         keys = [load_pem_public_key((part + _END).encode()) for part in text.split(_END)[:-1]]
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise AuditStopped(f"{where} has something else in it than public keys (PEM)") from None
     if not keys:
         raise AuditStopped(f"there is no public key (PEM) in {where}")
@@ -109,6 +110,7 @@ class KeyFiles:
 
     def signer(self) -> Signer:
         """Return the private key, made now where there is none. Raises AuditStopped."""
+        from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -121,7 +123,7 @@ class KeyFiles:
             raise AuditStopped(
                 f"the audit's key {self.key} cannot be read or made: {error.strerror}"
             ) from None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             key, mode = None, 0
         if not isinstance(key, Ed25519PrivateKey):
             raise AuditStopped(f"{self.key} is no Ed25519 key (PEM) without a password")

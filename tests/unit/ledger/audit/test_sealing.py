@@ -20,7 +20,13 @@ from luigi_spendguard.ledger.audit.blocks import (
 )
 from luigi_spendguard.ledger.audit.merkle import leaf_hash, root
 from luigi_spendguard.ledger.audit.sealing import Sealer, accept
-from luigi_spendguard.ledger.audit.signing import KeyFiles, is_signed
+from luigi_spendguard.ledger.audit.signing import (
+    AuditStopped,
+    KeyFiles,
+    is_signed,
+    public_keys,
+    public_keys_of,
+)
 from luigi_spendguard.protocol import EndRequest
 from tests.support.sealed import SealedBooks
 
@@ -275,3 +281,20 @@ def test_who_has_much_to_seal_rests_between_blocks(books: SealedBooks) -> None:
     head = books.files.head()
     assert head is not None
     assert head.number == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "é", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"]
+)
+def test_a_file_without_public_keys_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "keys").write_text(text)
+    with pytest.raises(AuditStopped, match=r"public key"):
+        public_keys(tmp_path / "keys")
+
+
+def test_a_key_of_a_kind_that_nobody_knows_is_said(books: SealedBooks) -> None:
+    books.seal()
+    text = books.files.trusted_file.read_text()
+    assert "MCowBQYDK2Vw" in text  # Its kind: 1.3.101.112.
+    with pytest.raises(AuditStopped, match="has something else in it"):
+        public_keys_of(text.replace("MCowBQYDK2Vw", "MCowBQYDJ2Vw"), "a receipt")
