@@ -15,10 +15,9 @@ from typing import Any
 
 from luigi_spendguard.ledger.audit import rows
 from luigi_spendguard.ledger.audit.merkle import leaf_hash, root
-from luigi_spendguard.ledger.audit.rows import AFTER, canonical
+from luigi_spendguard.ledger.audit.rows import AFTER, canonical, usd
 from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.ledger.database import Row, Tx, insertion
-from luigi_spendguard.money import plain_usd
 
 #: Entries of a block at the most.
 MOST = 256
@@ -155,7 +154,7 @@ class RunFigures:
         if entry["id"] in counted or (entry["budget_id"] == known["id"] and entry["kind"] != "prune"):
             for name in _AMOUNTS:
                 known[name] += entry[f"{name}_micros"]
-        return {f"run_{name}_usd": plain_usd(known[name]) for name in _AMOUNTS}
+        return {f"run_{name}_usd": usd(known[name]) for name in _AMOUNTS}
 
 
 def draft(tx: Tx, figures: RunFigures, last: Block | None) -> Draft | None:

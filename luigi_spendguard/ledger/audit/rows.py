@@ -9,11 +9,14 @@ while it is asked for and sent, and say nothing of money or of who it was: `ask`
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.money import plain_usd
 
+#: Most amounts of a history are few.
+usd = lru_cache(maxsize=4096)(plain_usd)
 #: Calls with their attempt and run; what was pruned of those is null. A condition follows.
 CALLS = (
     "SELECT call.*, claim.params, claim.worker, claim.members, run.label, run.root_family, run.root_task_id,"
@@ -69,9 +72,9 @@ def call_object(row: Row) -> dict[str, Any]:
     """Return what is sealed of a call (a row of `CALLS`), but for its `seq`."""
     sealed: dict[str, Any] = {name: row[column] for name, column in _OF_CALL.items()}
     for name in _AMOUNTS:
-        sealed[f"{name}_usd"] = plain_usd(row[f"{name}_micros"])
+        sealed[f"{name}_usd"] = usd(row[f"{name}_micros"])
     for name, column in (("object_total_usd", "total_micros"), ("late_fees_usd", "fees_micros")):
-        sealed[name] = None if row[column] is None else plain_usd(row[column])
+        sealed[name] = None if row[column] is None else usd(row[column])
     sealed["params"] = None if row["params"] is None else json.loads(row["params"])
     sealed["tags"] = None if row["tags"] is None else json.loads(row["tags"])
     sealed["members"] = None if row["members"] is None else json.loads(row["members"])
@@ -83,7 +86,7 @@ def entry_object(row: Row) -> dict[str, Any]:
     """Return what is sealed of an entry (a row of `ENTRIES`), but for its `seq` and `AFTER`."""
     sealed: dict[str, Any] = {name: row[name] for name in _OF_ENTRY}
     for name in ("cap", "spent", "reserved", "overrun"):
-        sealed[f"{name}_usd"] = plain_usd(row[f"{name}_micros"])
+        sealed[f"{name}_usd"] = usd(row[f"{name}_micros"])
     sealed["budget"] = None
     if row["scope"] is not None:
         sealed["budget"] = {"scope": row["scope"], "subject": row["subject"], "part": row["part"]}
