@@ -7,6 +7,7 @@ is booked through luigid, by who asks for it.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -120,6 +121,9 @@ class Reconciler:
                 self._bring(file)
             unlooked = frozenset(unlisted[MOST_NAMED:]) if looked else frozenset()
             sums = Comparison(file, run_id, self.books.shown, unlooked).compare()
+        except sqlite3.Error as error:
+            file.close()
+            raise BooksUnread(f"{file.path} cannot be written or read ({error}): make room there") from None
         except BaseException:
             file.close()
             raise

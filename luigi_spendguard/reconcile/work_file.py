@@ -168,7 +168,8 @@ class WorkFile:
         try:
             yield
         except BaseException:
-            self.db.execute("ROLLBACK")
+            if self.db.in_transaction:  # A full disk has ended it.
+                self.db.execute("ROLLBACK")
             raise
         self.db.execute("COMMIT")
 

@@ -16,6 +16,7 @@ from luigi_spendguard.ledger.database.engines import opened
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.reconcile import Reconciled, Reconciler
 from luigi_spendguard.reconcile.differences import Cause, Difference
+from luigi_spendguard.reconcile.work_file import WorkFile
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Reply
 from luigi_spendguard.vendors.own_books import Period
@@ -490,6 +491,22 @@ def test_a_list_in_another_order_is_the_same(sides: Sides) -> None:
     sides.stripe.oldest_first = True
     assert sides.found() == []
     assert sides.sums.matched == 250 * 500 * CENT
+
+
+def test_a_full_disk_is_said_in_a_sentence(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(100):
+        sides.paid()
+    prepare = WorkFile._prepare
+
+    def small(file: WorkFile) -> None:
+        prepare(file)
+        file.db.execute("PRAGMA max_page_count = 40")
+
+    monkeypatch.setattr(WorkFile, "_prepare", small)
+    with pytest.raises(BooksUnread, match=r"is full.*make room there"):
+        sides.compare()
+    monkeypatch.undo()
+    assert sides.found() == []
 
 
 def test_a_list_that_breaks_off_goes_on_where_it_stopped(sides: Sides) -> None:
