@@ -163,13 +163,15 @@ class WorkFile:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Write all of the block, or nothing."""
+        """Write all of the block, or nothing. Raises BooksUnread where there is no room for it."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             if self.db.in_transaction:  # A full disk has ended it.
                 self.db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):  # Not to be taken for the ledger's.
+                raise BooksUnread(f"{self.path} cannot be written ({error}): make room there") from None
             raise
         self.db.execute("COMMIT")
 
