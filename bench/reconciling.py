@@ -66,6 +66,8 @@ class MadeLists:
             int(query["starting_after"].rpartition("_")[2]) if "starting_after" in query else self.payments
         )
         self.pages += 1
+        if kind.startswith("payment_intents/"):  # What no list has is not there.
+            return Reply(404, {}, b"{}")
         page: list[dict[str, Any]] = []
         while number > 0 and len(page) < 100:
             number -= 1
