@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from luigi_spendguard.errors import LedgerError
@@ -52,14 +53,23 @@ def call_named(one: Mapping[str, Any], text: str) -> str:
     return f"call {one['id']} ({one['vendor']} {one['operation']}, run {one['run_id']}, {text})"
 
 
-def read(tx: Tx, what: str, sql: str, *values: Any) -> list[Row]:
-    """Return rows of a query, which are `what` in words. Raises Tampered for a text that is none."""
+@contextmanager
+def texts_of(what: str) -> Iterator[None]:
+    """Raise Tampered where a text of `what`, in words, is none: a byte of it was changed."""
     try:
-        return tx.all(sql, *values)
+        yield
+    except Tampered:
+        raise
     except Exception as error:
         if "decode" not in str(error):
             raise
         raise Tampered(f"{what} was changed: there is a text that is no UTF-8") from None
+
+
+def read(tx: Tx, what: str, sql: str, *values: Any) -> list[Row]:
+    """Return rows of a query, which are `what` in words. Raises Tampered for a text that is none."""
+    with texts_of(what):
+        return tx.all(sql, *values)
 
 
 def difference(

@@ -23,6 +23,7 @@ from luigi_spendguard.ledger.audit.tampering import (
     entry_named,
     moment_of,
     read,
+    texts_of,
     when,
 )
 from luigi_spendguard.ledger.database import Row, Tx
@@ -84,6 +85,11 @@ def verify(
     of the database, read before it; `told` are blocks as they were told elsewhere. `since`: from which block
     on, by when it was sealed (milliseconds since the epoch); None: all.
     """
+    with texts_of("the ledger"):
+        return _verified(tx, keys, head, told, since)
+
+
+def _verified(tx: Tx, keys: Keys, head: Head | None, told: Iterable[Block], since: int | None) -> Verified:
     last = last_block(tx)
     check_known(tx, last, keys, head, told)
     if last is None:

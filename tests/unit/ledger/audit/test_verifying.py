@@ -179,6 +179,11 @@ TAMPERINGS: dict[str, tuple[str, str]] = {
         "UPDATE audit_row SET text = CAST(x'7bff7d' AS TEXT) WHERE seq = 7",
         "a row of block 1 .* no UTF-8",
     ),
+    "a text of the last block that is no text": (
+        "UPDATE audit_block SET ledger = CAST(x'ff' AS TEXT) WHERE number ="
+        " (SELECT max(number) FROM audit_block)",
+        "the ledger was changed: there is a text that is no UTF-8",
+    ),
     "what stands beside a text": (
         "UPDATE audit_row SET run_id = 'other' WHERE seq = 1",
         "row 1 of block 1 .* was changed: its run_id was run and is other",
