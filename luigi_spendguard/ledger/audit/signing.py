@@ -60,10 +60,11 @@ def is_signed(text: str, signature: str, key: Ed25519PublicKey) -> bool:
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify(bytes.fromhex(signature), text.encode())
+        signed = bytes.fromhex(signature)
+        key.verify(signed, text.encode())
     except (InvalidSignature, ValueError):
         return False
-    return True
+    return signed.hex() == signature  # Capitals, or blanks, say the same, and were not written.
 
 
 def public_keys(path: Path) -> Mapping[str, Ed25519PublicKey]:

@@ -213,6 +213,10 @@ TAMPERINGS: dict[str, tuple[str, str]] = {
         "UPDATE audit_block SET signature = replace(signature, 'a', 'b') WHERE number = 2",
         "block 2 .* was made anew, or changed: its signature is not that of its key",
     ),
+    "how a signature is written": (
+        "UPDATE audit_block SET signature = upper(signature) WHERE number = 2",
+        "block 2 .* was made anew, or changed: its signature is not that of its key",
+    ),
     "when it was sealed": (
         "UPDATE audit_block SET sealed_at = 99999999999999999 WHERE number = 2",
         r"block 2 \(sealed at no time that there is\) was changed",
