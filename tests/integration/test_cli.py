@@ -218,7 +218,9 @@ class TestCalls:
         assert row[1:4] == ["settled", "$12.34", "allowed"]
         assert "cus_shown" in row[4]
         assert row[5] == pretender.task_id
-        assert row[8:] == ["payment_intents.create", "stripe", "$12.34", made.id]
+        assert row[8:-1] == ["payment_intents.create", "stripe", "$12.34", made.id]
+        assert row[-1] == call["vendor_request"]
+        assert row[-1].startswith("req_")
 
     def test_a_limit_that_hides_calls_says_so_beside_the_table(
         self, pretender: Pretender, vendor: FakeStripe
