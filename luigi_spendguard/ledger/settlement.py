@@ -194,7 +194,8 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         keep_part(tx, row, one, int(micros))
     if message.price_due and object_id is not None:
         await_price(tx, row, object_id, message.fees_micros)
-    if object_id is not None and (before or total or message.worth_micros):
+    counted = known["counted_micros"] if known else 0  # With what this call had reserved for it, too.
+    if object_id is not None and (counted or before or total or message.worth_micros):
         settle_object(tx, row, object_id, message, total)
     if message.answer_body:  # Else too long to be kept, or withheld: a repetition is told the object's id.
         headers = json.dumps(message.answer_headers)

@@ -197,3 +197,29 @@ class TruthfulMachine(RuleBasedStateMachine):
 
 def test_what_has_moved_is_counted_whatever_is_truly_said_of_lost_calls(engine: str) -> None:
     run_state_machine_as_test(TruthfulMachine, settings=steps_of(engine))
+
+
+def test_a_reply_that_frees_all_of_a_call_frees_its_object_too(engine: str, tmp_path: Path) -> None:
+    """Else a later call relies on what nobody counts."""
+    books = Books(tmp_path / "books.db", CAP)
+    key = books.claim("A")
+
+    def asked(total: int) -> ReserveRequest:
+        path = "/v1/payment_intents/pi_1/confirm"
+        ask = books.ask(total, object_id="pi_1", acts_on=("pi_1",), path=path)
+        assert books.reserve(key, ask).verdict == "allowed"
+        return ask
+
+    def answered(ask: ReserveRequest, total: int) -> None:
+        end = EndRequest("settle", ask.call_id, 1, total_micros=total, object_id="pi_1", status=200)
+        books.end(key, end)
+
+    lost = asked(100)
+    books.end(key, EndRequest("doubt", lost.call_id, 1))
+    answered(asked(0), 0)
+    answered(lost, 0)
+    assert books.figures() == (0, 0, 0)
+    answered(asked(50), 50)
+    assert books.figures() == (50, 0, 0)
+    assert books.audit() == []
+    books.ledger.close()
