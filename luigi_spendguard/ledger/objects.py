@@ -26,6 +26,24 @@ OF_CUSTOMER = (
     " ON instr(' ' || object.customer || ' ', ' ' || one.value || ' ') > 0 WHERE object.vendor = call.vendor"
     " AND object.account = call.account AND object.object_id IN (call.object_id, call.target))"
 )
+#: Of a call: whose object it opened or acted on, else its target.
+CUSTOMER = (
+    "coalesce((SELECT nullif(min(object.customer), '') FROM vendor_object AS object WHERE object.vendor ="
+    " call.vendor AND object.account = call.account AND object.object_id IN (call.object_id, call.target)),"
+    " call.target, '')"
+)
+
+
+def objects_behind(tx: Tx, vendor: str, account: str, last: str, limit: int) -> list[Row]:
+    """Return so many objects of an account behind one, by their ids; what they count for in micro-dollars."""
+    return tx.all(
+        "SELECT object_id, call_id, counted_micros FROM vendor_object"
+        " WHERE vendor = ? AND account = ? AND object_id > ? ORDER BY object_id LIMIT ?",
+        vendor,
+        account,
+        last,
+        limit,
+    )
 
 
 def find_object(tx: Tx, vendor: str, account: str, object_id: str | None) -> Row | None:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.objects import objects_behind
 from luigi_spendguard.reconcile import likeness
 from luigi_spendguard.reconcile.work_file import WorkFile
 from luigi_spendguard.vendors.own_books import MARGIN_MS, OwnBooks, Period
@@ -104,14 +105,7 @@ class _LedgerSide:
         """Bring what is counted for the objects of these calls, and for those of the vendor's lines."""
         last = ""
         while True:
-            rows = self.tx.all(
-                "SELECT object_id, call_id, counted_micros FROM vendor_object"
-                " WHERE vendor = ? AND account = ? AND object_id > ? ORDER BY object_id LIMIT ?",
-                self.vendor,
-                self.account,
-                last,
-                AT_ONCE,
-            )
+            rows = objects_behind(self.tx, self.vendor, self.account, last, AT_ONCE)
             if not rows:
                 return
             with self.work.writing():

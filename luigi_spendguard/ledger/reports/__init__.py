@@ -15,6 +15,7 @@ from typing import Any
 
 from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.objects import CUSTOMER
 from luigi_spendguard.ledger.reports.period import DAY_MS, END, MOST, ReportPeriod, day_of
 from luigi_spendguard.ledger.totals import pruned
 from luigi_spendguard.money import micros_of, plain_usd
@@ -22,12 +23,6 @@ from luigi_spendguard.protocol.messages import BadMessage
 from luigi_spendguard.tags import is_tag_name
 from luigi_spendguard.vendors.model import Flows
 
-#: What a call's customer is: whose object it opened or acted on, else its target.
-_CUSTOMER = (
-    "coalesce((SELECT nullif(min(object.customer), '') FROM vendor_object AS object WHERE object.vendor ="
-    " call.vendor AND object.account = call.account AND object.object_id IN (call.object_id, call.target)),"
-    " call.target, '')"
-)
 #: What costs are grouped by, beside a tag (`tag:NAME`).
 GROUPS: Mapping[str, str] = {
     "run": "call.run_id",
@@ -35,7 +30,7 @@ GROUPS: Mapping[str, str] = {
     "task": "call.family",
     "vendor": "call.vendor",
     "operation": "call.vendor || ' ' || call.operation",
-    "customer": _CUSTOMER,
+    "customer": CUSTOMER,
     "day": f"j.at / {DAY_MS}",
 }
 #: Entries of the journal that say what calls came to: of period ?1 to ?2, each with its call and run.
