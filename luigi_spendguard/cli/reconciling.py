@@ -18,6 +18,7 @@ from luigi_spendguard import config, redaction
 from luigi_spendguard.cli.api_client import OperatorError, path_of
 from luigi_spendguard.cli.context import Since, Stop, operator_of, settings_of
 from luigi_spendguard.cli.lists import cell_of
+from luigi_spendguard.cli.run_names import RunName
 from luigi_spendguard.cli.tables import plain
 from luigi_spendguard.config import Settings
 from luigi_spendguard.counted import counted
@@ -53,7 +54,9 @@ LAST_FIELDS = (
 @click.option(
     "--until", type=Since(), help="End before then: 4h, 2026-11-26, or a moment.  [default: 5 minutes ago]"
 )
-@click.option("--run", "run_id", metavar="RUN", default="", help="What calls of this run have made, only.")
+@click.option(
+    "--run", "run_id", metavar="RUN", type=RunName(), help="What calls of this run have made, only."
+)
 @click.option("--account", help="This account only, as `spendguard calls --format json` names it.")
 @click.option("--last", is_flag=True, help="Show what luigid has found at night, and compare nothing.")
 @click.option("--apply", "applying", is_flag=True, help="Book through luigid what is certain, and only that.")
@@ -72,7 +75,7 @@ def reconcile(vendor: str, since: str, until: str | None, applying: bool, form: 
     if which.pop("last"):
         _show_last(vendor, form)
         return
-    settings = settings_of()
+    settings, which["run_id"] = settings_of(), which["run_id"] or ""
     try:
         until_ms = None if until is None else expiry_ms(until)
         now = int(time.time() + 1) * 1000  # The second that goes on has begun.

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from luigi_spendguard.cli import cli
@@ -209,7 +210,7 @@ class TestCompletion:
         assert out.splitlines() == ["plain", run_id, "active, $0.00 of $100.00"]
 
     def test_commands_options_and_the_last_run_are_completed(self, named: Site) -> None:
-        assert self.offered(named, "top-") == ("plain,top-up\n", "")
+        assert self.offered(named, "top-") == ("plain,top-up\nplain,top-ups\n", "")
         assert self.offered(named, "calls", "--sta") == ("plain,--state\n", "")
         assert self.offered(named, "calls", "--state", "in") == ("plain,in_doubt\n", "")
         assert self.offered(named, "run", "@") == ("plain,@last\n", "")
@@ -242,12 +243,20 @@ class TestCompletion:
         assert self.offered(named, "run", "a", SPENDGUARD_URL=gone) == ("", "")
 
 
+def commands_in(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from commands_in(command)
+        else:
+            yield command
+
+
 def test_every_run_that_is_asked_for_is_one_that_can_be_named_so() -> None:
-    asked = {
-        (name, param.name): param.type
-        for name, command in cli.commands.items()
+    asked = [
+        (command.name, param.type)
+        for command in commands_in(cli)
         for param in command.params
         if param.metavar == "RUN" or param.name in ("run", "run_id")
-    }
-    assert len(asked) == 7
-    assert [where for where, kind in asked.items() if not isinstance(kind, RunName)] == []
+    ]
+    assert len(asked) == 15
+    assert [name for name, kind in asked if not isinstance(kind, RunName)] == []
