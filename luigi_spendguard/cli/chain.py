@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luigi_spendguard.cli.books import LedgerUrl, refusals
-from luigi_spendguard.cli.context import Since, Stop, settings_of
+from luigi_spendguard.cli.context import Since, Stop, check_period, settings_of
 from luigi_spendguard.counted import counted
 from luigi_spendguard.settings.policy import expiry_ms, moment
 
@@ -47,9 +46,8 @@ def verify(
         raise Stop(f"there is no ledger at {place}", 1)
     files = KeyFiles(settings.audit_key)
     told = _told(anchor) if anchor is not None else iter(())
+    check_period(since, None)
     since_ms = None if since is None else expiry_ms(since)
-    if since_ms is not None and since_ms > time.time() * 1000:
-        raise Stop(f"--since {since} is in the future: nothing was sealed since", 2)
     try:
         with refusals(Tampered):
             keys = files.trusted() if public_key is None else public_keys(public_key)

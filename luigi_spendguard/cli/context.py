@@ -54,6 +54,14 @@ FORMAT = click.option(
 )
 
 
+def check_period(since: str | None, until: str | None) -> None:
+    """End with bad usage where a period (of `Since`) has not been, or has no length."""
+    if since is not None and expiry_ms(since) > time.time() * 1000:
+        raise click.UsageError(f"--since {since} is in the future: only what has been can be read")
+    if since is not None and until is not None and expiry_ms(since) >= expiry_ms(until):
+        raise click.UsageError(f"the period is empty: it begins at {since} and ends at {until}")
+
+
 class Stop(click.ClickException):
     """Ends a command with a message and an exit code."""
 

@@ -14,7 +14,8 @@ from typing import IO, Any
 import click
 
 from luigi_spendguard.cli.books import refusals
-from luigi_spendguard.cli.context import Since, Stop, settings_of
+from luigi_spendguard.cli.context import Since, Stop, check_period, settings_of
+from luigi_spendguard.cli.run_names import RunName
 from luigi_spendguard.cli.tables import csv_cell
 from luigi_spendguard.counted import counted
 from luigi_spendguard.settings.policy import expiry_ms, moment
@@ -30,7 +31,13 @@ _Rows = Iterable[list[tuple[int, str]]]
     "--since", type=Since(), help="Rows of calls and changes made since: 7d (ago), a day, a moment."
 )
 @click.option("--until", type=Since(), help="Rows of those made before.")
-@click.option("--run", "run_id", help="Rows of this run alone: its id, or a beginning that no other has.")
+@click.option(
+    "--run",
+    "run_id",
+    metavar="RUN",
+    type=RunName(),
+    help="Rows of this run alone: its id, or a beginning that no other has.",
+)
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="A new file, if not standard output."
 )
@@ -46,6 +53,7 @@ def export(form: str, since: str | None, until: str | None, run_id: str | None, 
         _parquet()
         if out is None:
             raise click.UsageError("--format parquet goes with --out FILE")
+    check_period(since, until)
     place = settings_of().ledger
     with refusals(), opened(place, read_only=True) as books, books.reading(slow=True) as tx:
         check_format(tx, place, is_now=True)

@@ -11,6 +11,7 @@ import click
 
 from luigi_spendguard.cli.books import refusals
 from luigi_spendguard.cli.context import Stop, settings_of
+from luigi_spendguard.cli.run_names import RunName
 from luigi_spendguard.cli.tables import plain, time_of
 from luigi_spendguard.counted import counted
 from luigi_spendguard.money import format_usd, parse_usd
@@ -22,7 +23,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command(epilog="Example:  spendguard audit receipt nightly-42 --out nightly-42.json")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", type=RunName())
 @click.option("--out", type=_FILE, help="A new file; RUN.receipt.json here, if not named.")
 def receipt(run: str, out: Path | None) -> None:
     """Write what is sealed of a run to a file that anybody can check, without this ledger."""
@@ -73,7 +74,7 @@ def _file_name(run_id: str) -> str:
 def check_receipt(file: Path, key: Path | None) -> None:
     """Check a receipt: neither luigi.cfg nor a ledger nor a network is needed.
 
-    Says what it proves, or the first thing that is wrong (exit code 1).
+    Says what it proves, or the first thing that is wrong, or that rows were left away (exit code 1).
     """
     from luigi_spendguard.ledger.audit.checking import check
     from luigi_spendguard.ledger.audit.signing import public_keys
@@ -86,6 +87,8 @@ def check_receipt(file: Path, key: Path | None) -> None:
         proved = check(data, None if key is None else public_keys(key))
     for line in _said(proved, is_key_given=key is not None):
         click.echo(plain(line))
+    if proved.gap is not None:
+        raise SystemExit(1)
 
 
 def _said(proved: Proved, *, is_key_given: bool) -> Iterator[str]:
@@ -93,7 +96,15 @@ def _said(proved: Proved, *, is_key_given: bool) -> Iterator[str]:
     first, last = (time_of("at")({"at": one}) for one in proved.sealed)
     rows = counted(len(proved.entries) + len(proved.calls), "row")
     signed = f"signed by key {', '.join(proved.keys)}"
-    yield f"PROVED: run {proved.run_id}: {rows} in {counted(proved.blocks, 'block')}, {signed}."
+    there = f"run {proved.run_id}: {rows} in {counted(proved.blocks, 'block')}, {signed}."
+    if proved.gap is None:
+        yield f"PROVED: {there}"
+    else:
+        yield (
+            f"NOT WHOLE: behind row {proved.gap} the run's totals change without an entry: rows were left "
+            "away. Ask for the receipt again."
+        )
+        yield f"What is there was sealed so: {there}"
     yield f"Sealed from {first} to {last}, in ledger {proved.ledger}; nothing in them was changed since."
     if not is_key_given:
         yield (
@@ -106,14 +117,9 @@ def _said(proved: Proved, *, is_key_given: bool) -> Iterator[str]:
             f"{_usd(totals['run_spent_usd'])} of a cap of {_usd(totals['run_cap_usd'])}, reserved "
             f"{_usd(totals['run_reserved_usd'])}, overrun {_usd(totals['run_overrun_usd'])}."
         )
-    if proved.gap is not None:
-        yield (
-            f"NOT WHOLE: behind row {proved.gap} the run's totals change without an entry: rows were left "
-            "away."
-        )
-    elif proved.is_from_the_beginning:
+    if proved.gap is None and proved.is_from_the_beginning:
         yield "Its totals add up from its opening to there: no entry that changed them was left away."
-    else:
+    elif proved.gap is None:
         yield "Its totals add up from the first entry here; what was before that is not in the receipt."
     calls = proved.last_calls
     states = Counter(row["state"] or row["verdict"] for row in calls)

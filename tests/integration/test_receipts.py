@@ -117,6 +117,24 @@ def test_a_receipt_that_was_changed_says_so(
     assert (done.exit_code, said in done.output, "PROVED" in done.output) == (1, True, False), done.output
 
 
+def without_a_row(text: str) -> str:
+    """Return a receipt from which its first settlement was left away."""
+    receipt = json.loads(text)
+    settled = r'"kind":"settle"'
+    block = next(b for b in receipt["blocks"] if any(settled in row["text"] for row in b["rows"]))
+    block["rows"].remove(next(row for row in block["rows"] if settled in row["text"]))
+    return json.dumps(receipt)
+
+
+def test_a_receipt_that_is_not_whole_says_so_first_and_fails(books: SealedBooks, tmp_path: Path) -> None:
+    run("receipt", "nightly-42", "--out", "it.json")
+    (tmp_path / "it.json").write_text(without_a_row((tmp_path / "it.json").read_text()))
+    done = run("check-receipt", "it.json")
+    assert done.exit_code == 1
+    assert done.output.startswith("NOT WHOLE: behind row ")
+    assert "PROVED" not in done.output
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
@@ -148,6 +166,8 @@ def test_the_page_says_how_to_check_it_without_us(books: SealedBooks, tmp_path: 
     whole = (tmp_path / "nightly-42.json").read_text()
     (tmp_path / "nightly-42.json").write_text(whole.replace(r"\"2.00\"", r"\"1.00\""))
     assert [sh(script).returncode for script in (ours, python)] == [1, 1]
+    (tmp_path / "nightly-42.json").write_text(without_a_row(whole))
+    assert [sh(script).returncode for script in (ours, python)] == [1, 1]
     (tmp_path / "nightly-42.json").write_text(re.sub('"root":"[0-9a-f]{4}', '"root":"0000', whole))
     assert [sh(script).returncode for script in (ours, python, openssl)] == [1, 1, 1]
 
@@ -175,7 +195,10 @@ def test_some_are_asked_for(books: SealedBooks, tmp_path: Path, monkeypatch: pyt
     assert {one["run_id"] for one in lines} == {"nightly-42"}
     assert [one["seq"] for one in lines] == sorted({one["seq"] for one in lines})
     assert len(lines) > 8
-    assert run("export", "--format", "jsonl", "--since", "2100-01-01").output == ""
+    future = run("export", "--format", "jsonl", "--since", "2100-01-01")
+    assert (future.exit_code, "is in the future" in future.output) == (2, True)
+    backwards = run("export", "--format", "jsonl", "--since", "1d", "--until", "2d")
+    assert (backwards.exit_code, "the period is empty" in backwards.output) == (2, True)
     assert run("export", "--format", "jsonl", "--until", "2020-01-01").output == ""
     assert run("export", "--format", "jsonl", "--since", "1d", "--run", "run").output != ""
 
