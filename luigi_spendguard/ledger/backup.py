@@ -40,24 +40,36 @@ def back_up(source: Path, target: Path, progress: copies.Progress = lambda done,
     with opened(source, read_only=True) as books, books.reading() as tx:
         check_format(tx, source, is_now=False)
     with copies.new_file(target, target) as made:
-        copies.copy_file(source, made, progress)
-        found = proved(made)
+        found = copied(source, made, f"the ledger {source}", progress)
         copies.name_new(made, target)
     return found
 
 
-def proved(path: Path) -> Contents:
-    """Return what is in a file of books, all of which was read.
+def copied(
+    source: Path, made: Path, what: str, progress: copies.Progress = lambda done, of: None
+) -> Contents:
+    """Copy a file of books, called `what`, to another one, and return what is in that. Raises as `proved`."""
+    try:
+        copies.copy_file(source, made, progress)
+    except LedgerUnavailable:
+        if wrong := copies.damage(source):
+            raise LedgerUnavailable(f"{what} is damaged, or none at all: {wrong}") from None
+        raise
+    return proved(made, what)
+
+
+def proved(path: Path, what: str = "") -> Contents:
+    """Return what is in a file of books, all of which was read; messages call it `what`, else by its path.
 
     Raises LedgerUnavailable where it is damaged or of another version, and Conflict where it does not add up.
     """
     if wrong := copies.damage(path):
-        raise LedgerUnavailable(f"{path} is damaged: {wrong}")
+        raise LedgerUnavailable(f"{what or path} is damaged: {wrong}")
     with opened(path, read_only=True) as books, books.reading() as tx:
         check_format(tx, path, is_now=False)
         if unequal := discrepancies(tx):
             raise Conflict(
-                f"the books in {path} do not add up (totals that are not the sums of their entries: "
+                f"the books in {what or path} do not add up (totals that are not the sums of their entries: "
                 f"{len(unequal)}; the first one: {unequal[0]}): `spendguard ledger check` names each"
             )
         return contents(tx)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard.errors import Conflict, LedgerError, NotFound
+from luigi_spendguard.errors import Conflict, LedgerError, LedgerUnavailable, NotFound
 from luigi_spendguard.ledger import keys, runs
 from luigi_spendguard.ledger.audit.blocks import Block, last_block
 from luigi_spendguard.ledger.audit.chain import Keys
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.audit.verifying import verify
-from luigi_spendguard.ledger.backup import Contents, proved
+from luigi_spendguard.ledger.backup import Contents, copied, proved
 from luigi_spendguard.ledger.budgets import JournalEntry, journal, open_budget, run_budget, set_cap
 from luigi_spendguard.ledger.database import Row, Tx, copies
 from luigi_spendguard.ledger.database.engines import opened
@@ -197,8 +197,10 @@ def prepared(source: Path, place: Path, keys: Keys, *, although_whole: bool = Fa
         raise Conflict(f"{source} is the ledger itself: name a backup of it")
     _refuse_used(place)
     with copies.new_file(place, place) as made:
-        copies.copy_file(source, made, lambda done, of: None)
-        found = proved(made)
+        try:
+            found = copied(source, made, f"the backup {source}")
+        except LedgerUnavailable as error:
+            raise LedgerUnavailable(f"{error}. Take another backup; nothing was changed") from None
         migrate(made)
         with opened(made, read_only=True) as books, books.reading() as tx:
             tx.take_time()

@@ -340,6 +340,9 @@ def test_what_is_no_whole_backup_changes_nothing(books: Books, tmp_path: Path, w
     assert done.exit_code == 1, done.output
     wanted = {"unequal": "do not add up", "nothing": "there is no backup"}.get(what, "")
     assert wanted in done.output
+    assert str(backup) in done.output, "it is not the ledger that is wrong"
+    assert "ledger_url" not in done.output
+    assert "stop luigid" not in done.output
     assert "Traceback" not in done.output
     assert (tmp_path / "books.db").read_bytes() == before
     assert not list(tmp_path.glob(".books*"))
