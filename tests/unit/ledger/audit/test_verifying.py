@@ -44,6 +44,10 @@ class Sealed:
     blocks: int
 
 
+#: Another hexadecimal text than a column has.
+OTHER = "CASE substr({0}, 1, 1) WHEN '0' THEN '1' ELSE '0' END || substr({0}, 2)"
+
+
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
     folder = tmp_path_factory.mktemp("sealed")
@@ -202,15 +206,15 @@ TAMPERINGS: dict[str, tuple[str, str]] = {
         "row 0 of the audit was put in: no block has it",
     ),
     "a root": (
-        "UPDATE audit_block SET root = replace(root, 'a', 'b') WHERE number = 2",
+        f"UPDATE audit_block SET root = {OTHER.format('root')} WHERE number = 2",
         "block 2 .* was changed: its head has another hash than it says",
     ),
     "a hash": (
-        "UPDATE audit_block SET hash = replace(hash, 'a', 'b') WHERE number = 2",
+        f"UPDATE audit_block SET hash = {OTHER.format('hash')} WHERE number = 2",
         "block 2 .* was changed: its head has another hash than it says",
     ),
     "a signature": (
-        "UPDATE audit_block SET signature = replace(signature, 'a', 'b') WHERE number = 2",
+        f"UPDATE audit_block SET signature = {OTHER.format('signature')} WHERE number = 2",
         "block 2 .* was made anew, or changed: its signature is not that of its key",
     ),
     "how a signature is written": (
