@@ -230,15 +230,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     if row["state"] == "pending":
         put_in_doubt(tx, row, "its sender is gone")
     if not ask.searched:
-        sent = tx.one("SELECT request_body, request_headers FROM exchange WHERE call_id = ?", row["id"])
-        return ReserveReply(
-            "search",
-            row["id"],
-            row["ask"],
-            first_at=row["created_at"],
-            body=sent["request_body"] if sent else "",
-            headers=json.loads(sent["request_headers"]) if sent else {},
-        )
+        return _search(tx, row)
     others = (row["vendor"], row["account"], row["id"])
     free = _free(tx, row, ask.executed)
     equal = tx.value(
@@ -254,16 +246,26 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
         row["id"],
     )
     if len(free) > int(equal or 0):
-        granted = regrant(tx, scope, row["id"], ask, number, now)
-        tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
-        journal(tx, event("found", row))
-        return _as_found(granted, {**row, "object_id": free[0]})
+        return _take_found(tx, row, regrant(tx, scope, row["id"], ask, number, now), free[0])
     shows = "does not show it (yet)" if not free else f"shows {free[0]}, which may be an equal call's"
     raise ReservationDenied(
         "in_doubt",
         f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is never sent twice: "
         f"the vendor {shows}. Look it up there, then {_resolve(row)}",
         call_id=row["id"],
+    )
+
+
+def _search(tx: Tx, row: Row) -> ReserveReply:
+    """Let who asks for a call search for what an earlier send of it has made; with what was stored of it."""
+    sent = tx.one("SELECT request_body, request_headers FROM exchange WHERE call_id = ?", row["id"])
+    return ReserveReply(
+        "search",
+        row["id"],
+        row["ask"],
+        first_at=row["created_at"],
+        body=sent["request_body"] if sent else "",
+        headers=json.loads(sent["request_headers"]) if sent else {},
     )
 
 
@@ -288,23 +290,11 @@ def _found_by_tag(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: i
             call_id=row["id"],
         )
     if not ask.searched:
-        sent = tx.one("SELECT request_body, request_headers FROM exchange WHERE call_id = ?", row["id"])
-        return ReserveReply(
-            "search",
-            row["id"],
-            row["ask"],
-            wire_key=row["wire_key"],
-            tagged=True,
-            first_at=row["created_at"],
-            last_at=max(row["created_at"], (row["granted_at"] or 0) + row["timeout_ms"]),
-            body=sent["request_body"] if sent else "",
-            headers=json.loads(sent["request_headers"]) if sent else {},
-        )
+        last_at = max(row["created_at"], (row["granted_at"] or 0) + row["timeout_ms"])
+        return replace(_search(tx, row), wire_key=row["wire_key"], tagged=True, last_at=last_at)
     free = _free(tx, row, ask.executed)
     if len(free) == 1:
-        granted = regrant(tx, scope, row["id"], ask, number, now)
-        tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
-        return _as_found(granted, {**row, "object_id": free[0]})
+        return _take_found(tx, row, regrant(tx, scope, row["id"], ask, number, now), free[0])
     shows = " ".join(ask.executed) or "nothing"
     why = "have its tag, and only one can be its own" if free else "is another call's"
     raise ReservationDenied(
@@ -313,6 +303,13 @@ def _found_by_tag(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: i
         f"sent again: the vendor shows {shows}, which {why}. Look it up there, then {_resolve(row)}",
         call_id=row["id"],
     )
+
+
+def _take_found(tx: Tx, row: Row, granted: ReserveReply, object_id: str) -> ReserveReply:
+    """Let a call have made an object that was found at the vendor; who asks says what that has come to."""
+    tx.run("UPDATE call SET object_id = ? WHERE id = ?", object_id, row["id"])
+    journal(tx, event("found", row))
+    return _as_found(granted, {**row, "object_id": object_id})
 
 
 def _free(tx: Tx, row: Row, objects: Iterable[str]) -> list[str]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard.ledger import Ledger, calls, claims, reservations, runs, settlement
+from luigi_spendguard.ledger.audit import rows
 from luigi_spendguard.ledger.audit.sums import discrepancies
+from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.ledger.foreseen import naming
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest, key_hash
@@ -25,8 +27,20 @@ class Books:
         self.write(runs.open_run, runs.RunRequest(run_id, False, "Root", "Root_1", Micros(cap)))
 
     def write(self, operation: Any, *args: Any) -> Any:
-        """Run one operation and wait until it is durable."""
-        return self.ledger.write(operation, *args).result(20)
+        """Run one operation and wait until it is durable.
+
+        What is sealed of a call changes with an entry about it alone: else it would look tampered with.
+        """
+        is_own = operation.__module__.startswith("tests.") and operation.__name__ != "booked"
+        if is_own:  # A test's own statements.
+            return self.ledger.write(operation, *args).result(20)
+        last, before = self.read(_sealable)
+        result = self.ledger.write(operation, *args).result(20)
+        for name, row in self.read(_sealable)[1].items():
+            begun_read = name not in before and not row["wire_key"] and row["state"] == "pending"
+            if row != before.get(name) and not begun_read:
+                assert self.read(_has_entry, name, last), f"call {name} has changed, and no entry says so"
+        return result
 
     def read(self, operation: Any, *args: Any) -> Any:
         """Run one reading operation."""
@@ -70,23 +84,23 @@ class Books:
         """Ask under a vault key."""
 
         @naming(lambda foreseen: foreseen.reserve(key_hash(key), ask))
-        def operation(tx: Any) -> ReserveReply:
+        def booked(tx: Any) -> ReserveReply:
             scope = calls.find_scope(tx, key, self.caps, call_id=ask.call_id)
             assert scope is not None
             return reservations.reserve(tx, scope, ask)
 
-        return self.write(operation)
+        return self.write(booked)
 
     def end(self, key: str, end: EndRequest) -> Any:
         """End a call under a vault key."""
 
         @naming(lambda foreseen: foreseen.ends(key_hash(key), [end]))
-        def operation(tx: Any) -> Any:
+        def booked(tx: Any) -> Any:
             scope = calls.find_scope(tx, key, self.caps, call_id=end.call_id)
             assert scope is not None
             return settlement.end(tx, scope, end)
 
-        return self.write(operation)
+        return self.write(booked)
 
     def run(self) -> dict[str, Any]:
         """Return the run's row with its budget."""
@@ -105,3 +119,12 @@ class Books:
         """Close the file and open it again."""
         self.ledger.close()
         self.ledger = Ledger(self.path)
+
+
+def _sealable(tx: Any) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Return the journal's last entry, and what is sealed of each call, by its id."""
+    return last_entry(tx), {row["id"]: rows.call_object(row) for row in tx.all(rows.CALLS)}
+
+
+def _has_entry(tx: Any, call_id: str, since: int) -> bool:
+    return bool(tx.value("SELECT 1 FROM journal WHERE call_id = ? AND id > ?", call_id, since))

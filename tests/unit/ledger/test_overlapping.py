@@ -71,7 +71,9 @@ def test_in_another_run_too(books: Books) -> None:
 
 
 def name_run(books: Books, run_id: str) -> str:
-    return Books(books.path, CAP, run_id).run_id
+    named = Books(books.path, CAP, run_id)
+    named.ledger.close()
+    return named.run_id
 
 
 @pytest.mark.parametrize(
