@@ -151,15 +151,18 @@ class Settings:
             "vendors": {name: vendor_in_force(self.vendor(name)) for name in VENDORS},
         }
 
-    @property
-    def lacks_operators(self) -> str:
-        """Why no top-up above `two_operators_above_usd` can be made; "" where one can, or needs no second."""
-        if self.two_operators_above_usd is None or len([*operators.who_may(self.operators, "operate")]) > 1:
+    def lacks_operators(self, *, at_luigid: bool) -> str:
+        """Return why no top-up above `two_operators_above_usd` can be made; "" where one can, or needs no
+        second. `at_luigid`: who has no token here is nobody; a client has not all of them.
+        """
+        able = operators.who_may(self.operators, "operate", with_token=at_luigid)
+        if self.two_operators_above_usd is None or len([*able]) > 1:
             return ""
         return (
             "[spendguard] two_operators_above_usd: no top-up above "
             f"{format_usd(self.two_operators_above_usd)} can be made, as "
             f"[{OPERATORS}] names no two operators of role operate or admin"
+            f"{' whose tokens are set here' if at_luigid else ''}"
         )
 
     @property

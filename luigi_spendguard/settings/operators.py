@@ -115,6 +115,10 @@ def operators_of(
     return found
 
 
-def who_may(operators: Mapping[str, NamedOperator], needed: str) -> Iterator[str]:
-    """Yield the names of the operators whose role is enough."""
-    return (one.name for one in operators.values() if may(one.role, needed))
+def who_may(
+    operators: Mapping[str, NamedOperator], needed: str, *, with_token: bool = False
+) -> Iterator[str]:
+    """Yield the names of the operators whose role is enough; `with_token`: and whose token is known here."""
+    for one in operators.values():
+        if may(one.role, needed) and not (with_token and one.token is None):
+            yield one.name

@@ -50,9 +50,16 @@ class Caller:
         return f"{who} at {self.address}" if who else ""
 
 
+def who_can(settings: Settings, needed: str) -> list[str]:
+    """Return the names of the operators whose role is enough, and whose token luigid has: others are passed
+    over.
+    """
+    return [*who_may(settings.operators, needed, with_token=True)]
+
+
 def who_could(settings: Settings, needed: str) -> str:
     """Return who could do what needs a role, for a sentence: "alice and whoever has the admin token have"."""
-    *others, last = [*who_may(settings.operators, needed), "whoever has the admin token"]
+    *others, last = [*who_can(settings, needed), "whoever has the admin token"]
     return f"{', '.join(others)} and {last} have" if others else f"{last} has"
 
 

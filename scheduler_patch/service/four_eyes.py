@@ -9,8 +9,9 @@ from luigi_spendguard.errors import NotAllowed
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.top_ups import TopUp, raised_alone, raised_by, request_row
 from luigi_spendguard.money import Micros, format_usd
-from luigi_spendguard.settings.operators import may, who_may
-from scheduler_patch.service.callers import UNNAMED, Caller, who_could
+from luigi_spendguard.protocol import command
+from luigi_spendguard.settings.operators import may
+from scheduler_patch.service.callers import UNNAMED, Caller, who_can, who_could
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Rights:
         raise NotAllowed(
             f"you are {who}, of role {self.caller.role}: you may raise the budgets of one run by "
             f"{format_usd(self.limit)} in all ([spendguard] operator_top_up_usd), and have raised those of "
-            f"this one by {format_usd(done)}; more needs role admin, which "
-            f"{who_could(self.settings, 'admin')}",
+            f"this one, or asked to, by {format_usd(done)} ({command('top-ups', '--run', run_id)} shows what "
+            f"waits); more needs role admin, which {who_could(self.settings, 'admin')}",
         )
 
     def must_wait(self, tx: Tx, asked: TopUp) -> bool:
@@ -64,7 +65,7 @@ class Rights:
 
     def seconds(self, asker: str) -> list[str]:
         """Return who may confirm what an operator has asked for, by name."""
-        return [name for name in who_may(self.settings.operators, "operate") if name != asker]
+        return [name for name in who_can(self.settings, "operate") if name != asker]
 
     def check_second(self, tx: Tx, name: str, amount: Micros) -> Row:
         """Return a top-up that waits. Raises NotAllowed where the caller cannot confirm it; NotFound."""

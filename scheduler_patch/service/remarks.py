@@ -24,7 +24,7 @@ def say_problems(settings: Settings) -> None:
     """Say what is wrong with the vendors' sections, whoever has their secrets: one file may be for all; and
     where two operators are needed and there are not two.
     """
-    if problem := settings.lacks_operators:
+    if problem := settings.lacks_operators(at_luigid=True):
         logger.warning("%s", problem)
     for vendor in settings.vendors:
         for problem in vendor_in_force(settings.vendor(vendor))["problems"]:

@@ -123,8 +123,8 @@ def _who(settings: Settings, operator: Operator) -> Iterator[Finding]:
     for one in settings.operators.values():
         token = "" if one.token is not None else ", whose token cannot be had here"
         yield Finding("operators", f"{one.name} has role {one.role}{token}")
-    if settings.lacks_operators:
-        yield Finding("operators", settings.lacks_operators, Grade.LOOK)
+    if lacks := settings.lacks_operators(at_luigid=False):
+        yield Finding("operators", lacks, Grade.LOOK)
     if not settings.operators and not is_said(operator_name()):
         return
     try:

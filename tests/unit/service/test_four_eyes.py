@@ -19,6 +19,7 @@ from luigi_spendguard.ledger.database import NOW
 from luigi_spendguard.ledger.top_ups import RequestFilter
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol.operators import ConfirmRequest, TopUpRequest
+from luigi_spendguard.redaction import Secret
 from luigi_spendguard.settings.operators import NamedOperator
 from scheduler_patch.service import operators
 from scheduler_patch.service.callers import ADMIN, Caller
@@ -40,11 +41,14 @@ class Staffed(Luigid):
     alone: int | None = 50
     limit: int | None = None
     names = (ALICE, BOB, CAROL, READER)
+    tokens = {one.name: Secret(f"the-token-of-{one.name}") for one in (ALICE, BOB, CAROL, READER)}
 
     def settings(self) -> Settings:
         return dataclasses.replace(
             super().settings(),
-            operators={one.name: NamedOperator(one.name, one.role) for one in self.names},
+            operators={
+                one.name: NamedOperator(one.name, one.role, self.tokens.get(one.name)) for one in self.names
+            },
             two_operators_above_usd=None if self.alone is None else Micros(self.alone * USD),
             operator_top_up_usd=None if self.limit is None else Micros(self.limit * USD),
         )
@@ -167,7 +171,7 @@ def test_nobody_confirms_their_own(luigid: Staffed) -> None:
 
 def test_without_a_second_one_nothing_waits_for_ever(luigid: Staffed) -> None:
     luigid.set(names=(ALICE, READER))
-    assert luigid.service.settings.lacks_operators
+    assert luigid.service.settings.lacks_operators(at_luigid=True)
     with pytest.raises(NotAllowed, match=r"nobody else in \[spendguard_operators\] may confirm it"):
         luigid.top_up(ALICE, 51)
     assert luigid.waiting() == []
@@ -191,9 +195,22 @@ def test_a_second_one_may_top_up_that_much_too(luigid: Staffed) -> None:
     with pytest.raises(NotAllowed, match=r"by \$99.00 in all"):
         luigid.confirm(BOB, name)
     luigid.ask(ALICE, 60)
-    with pytest.raises(NotAllowed, match=r"have raised those of this one by \$60.00"):
+    with pytest.raises(NotAllowed, match=r"have raised those of this one, or asked to, by \$60.00"):
         luigid.top_up(ALICE, 40)  # What waits is counted: all of it may be confirmed.
     assert luigid.cap == 10
+
+
+def test_who_has_no_token_there_is_no_second_one(luigid: Staffed) -> None:
+    """luigid passes them over: nobody could come and confirm it."""
+    luigid.set(tokens={name: luigid.tokens[name] for name in ("alice", "carol")})
+    name = luigid.ask(CAROL)
+    with pytest.raises(NotAllowed, match=r"who has asked for it; alice can"):
+        luigid.confirm(CAROL, name)
+    luigid.set(names=(ALICE, BOB))
+    assert luigid.service.settings.lacks_operators(at_luigid=True)
+    assert not luigid.service.settings.lacks_operators(at_luigid=False)
+    with pytest.raises(NotAllowed, match=r"nobody else in \[spendguard_operators\] may confirm it"):
+        luigid.top_up(ALICE, 51)
 
 
 class TestOnce:
