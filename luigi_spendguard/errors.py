@@ -159,7 +159,16 @@ class VendorUnreachable(SpendguardError):
 
 
 class BooksUnread(SpendguardError):
-    """A vendor's own books cannot be read to their end now; the message says why."""
+    """A vendor's own books cannot be read to their end now; the message says why.
+
+    Attributes:
+        refused: the vendor will say the same when it is asked again.
+
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class OutcomeUnknown(SpendguardError):

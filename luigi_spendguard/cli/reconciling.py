@@ -73,6 +73,8 @@ def reconcile(vendor: str, since: str, until: str | None, applying: bool, form: 
     from luigi_spendguard.reconcile import BadPeriod, period_of
 
     if which.pop("last"):
+        if applying or until is not None or any(which.values()):
+            raise click.UsageError("--last compares nothing, and goes with --format alone")
         _show_last(vendor, form)
         return
     settings, which["run_id"] = settings_of(), which["run_id"] or ""
@@ -145,6 +147,10 @@ def _refusals(again: list[str]) -> Iterator[None]:
         yield
     except BooksUnread as error:
         said = redaction.redact(str(error))
+        if error.refused:
+            raise Stop(
+                f"{said}. It will say so again: nothing of this list can be read as things are", 3
+            ) from None
         raise Stop(f"{said}. What was read is kept: {command(*again)} goes on there", 3) from None
     except LedgerError as error:
         raise Stop(redaction.redact(str(error)), 3) from None

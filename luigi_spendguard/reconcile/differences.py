@@ -16,7 +16,6 @@ class Cause(str, Enum):
     NOT_THERE = "not_there"
     NOT_LISTED = "not_listed"
     MADE = "made"
-    NOT_MADE = "not_made"
     IN_DOUBT = "in_doubt"
     UNDER_WAY = "under_way"
     UNCONFIRMED = "unconfirmed"

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlencode
 
-from luigi_spendguard import backoff
+from luigi_spendguard import backoff, strict_json
 from luigi_spendguard.errors import BooksUnread, SpendguardError, bare
 from luigi_spendguard.http.transport import CONNECT_S
 from luigi_spendguard.reconcile.work_file import WorkFile
-from luigi_spendguard.redaction import is_in
+from luigi_spendguard.redaction import is_in, redact
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import MOST_JSON
 from luigi_spendguard.vendors.own_books import EntryPage, OwnBooks, PageRequest, Reading
@@ -102,7 +102,7 @@ class BooksReader:
         if not self.books.paths.fullmatch(asked.path):
             raise BooksUnread(f"{where}: {asked.path[:120]!r} is none of the lists that are read")
         waits = backoff.growing(1.0, 30.0)
-        why = ""
+        why, refused = "", False
         for _ in range(TRIES):
             self.wait(1 / self.books.per_second)
             try:
@@ -115,13 +115,26 @@ class BooksReader:
             else:
                 if reply.status in statuses:
                     return reply
-                why, wait_s = f"HTTP {reply.status}", _retry_after(reply, next(waits))
+                why, wait_s = f"HTTP {reply.status}{self._words(reply)}", _retry_after(reply, next(waits))
                 if reply.status in (401, 403):
                     why += ": the secret may not read this list"
-                if reply.status != 429 and reply.status < 500:
+                if refused := reply.status != 429 and reply.status < 500:
                     break
             self.wait(wait_s)
-        raise BooksUnread(f"{where} cannot be read: {why}")
+        raise BooksUnread(f"{where} cannot be read: {why}", refused=refused)
+
+    def _words(self, reply: Reply) -> str:
+        """Return what a vendor says of a request that it refuses, for a sentence; "" for nothing."""
+        if is_in(reply.body, self.secret):
+            return ""
+        try:
+            said = strict_json.read(reply.body)
+            own = said.get("error", said)
+            words = own if isinstance(own, str) else own.get("message", "")
+        except (ValueError, AttributeError, RecursionError):
+            return ""
+        text = " ".join(str(words).split())
+        return f" ({redact(text)[:200]})" if text.isprintable() and text else ""
 
     def _sent(self, asked: PageRequest) -> Reply:
         own = self.reading.settings

@@ -166,14 +166,27 @@ def test_it_says_in_a_sentence_what_it_cannot_do(desk: Desk) -> None:
     assert (code, "run this where [spendguard_twilio] secret is set" in err) == (2, True)
 
 
+def test_what_a_vendor_refuses_is_said_in_its_words_and_not_gone_on_with(desk: Desk) -> None:
+    desk.stripe.fault("status", status=400, match="GET /v1/refunds")
+    code, _, err = reconcile(desk.site)
+    assert (code, "refunds of stripe cannot be read: HTTP 400 (" in err) == (3, True)
+    assert "goes on there" not in err
+
+
+def test_what_luigid_has_found_is_shown_as_it_is(desk: Desk) -> None:
+    for more in (("--apply",), ("--run", "march"), ("--until", "1h")):
+        code, _, err = desk.site.cli("reconcile", "stripe", "--last", *more)
+        assert (code, "--last compares nothing" in err) == (2, True)
+
+
 def test_a_vendor_that_breaks_off_is_said_and_gone_on_with(desk: Desk) -> None:
     for _ in range(2):
         assert desk.charge(desk.a) == 200
-    desk.stripe.fault("status", status=400, match="GET /v1/refunds")
+    desk.stripe.fault("not_json", match="GET /v1/refunds")
     since, until = (str(moment(int(time.time() + one) * 1000)) for one in (-3600, 1))
     said = ("reconcile", "stripe", "--since", since, "--until", until, "--format", "json")
     code, _, err = desk.site.cli(*said, **desk.site.secrets)
-    assert (code, "refunds of stripe cannot be read: HTTP 400" in err) == (3, True)
+    assert (code, "refunds of stripe: a page cannot be read" in err) == (3, True)
     assert f"spendguard reconcile stripe --since {since} --until {until}" in err
     code, out, _ = desk.site.cli(*said, **desk.site.secrets)
     assert (code, json.loads(out)[0]["matched_usd"]) == (0, "2.00")
