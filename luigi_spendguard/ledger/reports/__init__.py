@@ -156,7 +156,7 @@ def _earlier(tx: Tx, period: ReportPeriod, by: str) -> tuple[ReportPeriod | None
     """Return what a period is compared with, None: nothing, and by how many days that is earlier."""
     if period.run_id is not None and period.since is None:
         if by == "day":
-            raise BadMessage("the days of two runs are not compared: say by=task, or a period")
+            raise BadMessage("the days of two runs are not compared: group by task, say, or name a period")
         row = tx.one(
             "SELECT before.run_id FROM run JOIN run AS before ON before.root_family = run.root_family"
             " AND before.id < run.id WHERE run.run_id = ? ORDER BY before.id DESC LIMIT 1",
@@ -164,7 +164,9 @@ def _earlier(tx: Tx, period: ReportPeriod, by: str) -> tuple[ReportPeriod | None
         )
         return (None if row is None else ReportPeriod(run_id=row["run_id"])), 0
     if period.since is None:
-        raise BadMessage("compare with what? Say since (what it is compared with is as long), run, or by=run")
+        raise BadMessage(
+            "compare with what? Name since when it is (as long before is compared), a run, or group by run"
+        )
     until = tx.now() if period.until is None else period.until
     long = until - period.since
     shift = -(-long // DAY_MS)

@@ -47,7 +47,7 @@ class ReportPeriod:
             day = day_of(since // DAY_MS)
             raise BadMessage(f"the period begins in the future, on {day}: nothing is spent yet")
         if until <= since:
-            raise BadMessage("the period ends before it begins: `until` must be later than `since`")
+            raise BadMessage("the period ends before it begins")
         if self.run_id is not None:
             check_run(tx, self.run_id)
 
