@@ -7,6 +7,7 @@ is then: a call is sealed anew whenever the journal says something of it.
 from __future__ import annotations
 
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from luigi_spendguard.ledger.database import Row, Tx, insertion
 
 #: Entries of a block at the most.
 MOST = 256
+#: Rows that are made before whoever waits for the interpreter has it.
+_AT_A_TIME = 16
 #: Runs whose figures are remembered between blocks.
 _MOST_RUNS = 4096
 #: The name of the chain, for who adds to it (`ledger.names`).
@@ -172,6 +175,8 @@ def draft(tx: Tx, figures: RunFigures, last: Block | None) -> Draft | None:
     made: list[tuple[Any, ...]] = []
 
     def add(kind: str, name: str, run_id: str, at: int, sealed: dict[str, Any]) -> None:
+        if not len(made) % _AT_A_TIME:
+            time.sleep(0)  # Else calls would wait for the interpreter until the whole block is made.
         sealed["seq"] = seq + len(made)
         made.append((sealed["seq"], number, kind, name, run_id, at, canonical(sealed)))
 
@@ -180,8 +185,8 @@ def draft(tx: Tx, figures: RunFigures, last: Block | None) -> Draft | None:
         add("entry", str(entry["id"]), entry["run_id"], entry["at"], sealed)
     ids = json.dumps(sorted({entry["call_id"] for entry in entries if entry["call_id"] is not None}))
     # Behind the entries: what is written meanwhile is sealed with its own entry, too.
-    calls = f"{rows.CALLS} WHERE call.id IN (SELECT value FROM json_each(?)) ORDER BY call.rowid"
-    for call in tx.all(calls, ids):
+    which = "WHERE call.id IN (SELECT value FROM json_each(?)) ORDER BY call.rowid"
+    for call in tx.all(f"SELECT {rows.SEALED} {rows.FROM_CALLS} {which}", ids):
         add("call", call["id"], call["run_id"], call["created_at"], rows.call_object(call))
     top = int(entries[-1]["id"])
     return Draft(seq, top, made, len(entries), top < settled, tx.now())

@@ -250,7 +250,7 @@ def _first_changed(
 def _changed_call(tx: Tx, one: dict[str, Any], block: Block) -> Tampered | None:
     """Return that the audit's text of a call was changed, where it is the last one and is not as the call."""
     later = "SELECT 1 FROM audit_row WHERE kind = 'call' AND name = ? AND seq > ?"
-    now = tx.one(f"{rows.CALLS} WHERE call.id = ?", one["id"])
+    now = tx.one(f"SELECT {rows.SEALED} {rows.FROM_CALLS} WHERE call.id = ?", one["id"])
     if now is None or tx.value(later, one["id"], one["seq"]) is not None:
         return None
     if (what := difference(rows.call_object, now, one, is_now=False)) is None:

@@ -17,12 +17,6 @@ from luigi_spendguard.money import plain_usd
 
 #: Most amounts of a history are few.
 usd = lru_cache(maxsize=4096)(plain_usd)
-#: Calls with their attempt and run; what was pruned of those is null. A condition follows.
-CALLS = (
-    "SELECT call.*, claim.params, claim.worker, claim.members, run.label, run.root_family, run.root_task_id,"
-    " run.tags"
-    " FROM call LEFT JOIN claim ON claim.id = call.claim_id LEFT JOIN run ON run.run_id = call.run_id"
-)
 #: Entries of the journal, with the budget that each concerns alone, and what a prune has taken out.
 ENTRIES = (
     "SELECT journal.*, budget.scope, budget.subject, budget.part, audit_pruned.calls, audit_pruned.entries"
@@ -32,26 +26,43 @@ ENTRIES = (
 #: What the run had, in all, after an entry: its budget's totals then.
 AFTER = ("run_cap_usd", "run_spent_usd", "run_reserved_usd", "run_overrun_usd")
 
-#: What is taken from a call's row as it is, under the name that it is sealed by.
+#: What is sealed of a call as it is, by the names that it is sealed by where those differ from its columns'.
 _OF_CALL = {
     **{
-        name: name for name in ("id", "run_id", "root_family", "root_task_id", "task_id", "payment", "family")
+        f"call.{name}": name for name in ("id", "run_id", "task_id", "payment", "family", "vendor", "account")
     },
-    **{name: name for name in ("vendor", "account", "operation", "method", "path", "target", "wire_key")},
-    **{name: name for name in ("base", "key_id", "ordinal", "epoch", "formula", "currency", "verdict")},
-    **{name: name for name in ("reason", "message", "replay_of", "state", "status", "relayed", "declined")},
-    **{name: name for name in ("created_at", "ended_at", "worker")},
-    **{"run_label": "label", "attempt": "claim_id", "object": "object_id", "request_hash": "fingerprint"},
-    "vendor_request": "vendor_request",
-    "tagged": "tagged",
+    **{
+        f"call.{name}": name
+        for name in ("operation", "method", "path", "target", "wire_key", "base", "key_id")
+    },
+    **{f"call.{name}": name for name in ("ordinal", "epoch", "formula", "currency", "verdict", "reason")},
+    **{f"call.{name}": name for name in ("message", "replay_of", "state", "status", "relayed", "declined")},
+    **{f"call.{name}": name for name in ("created_at", "ended_at", "vendor_request", "tagged")},
+    **{"call.claim_id": "attempt", "call.object_id": "object", "call.fingerprint": "request_hash"},
+    **{"run.root_family": "root_family", "run.root_task_id": "root_task_id", "run.label": "run_label"},
+    "claim.worker": "worker",
 }
-_AMOUNTS = ("asked", "reserved", "settled", "corrected", "overrun")
+_AMOUNTS = {
+    **{f"call.{name}_micros": f"{name}_usd" for name in ("asked", "reserved", "settled", "corrected")},
+    "call.overrun_micros": "overrun_usd",
+    "call.total_micros": "object_total_usd",
+    "call.fees_micros": "late_fees_usd",
+}
+#: JSON. What was pruned of a run or an attempt is null, as is an amount that the vendor did not give.
+_DOCUMENTS = {"claim.params": "params", "claim.members": "members", "run.tags": "tags"}
+#: What is sealed of a call, of `FROM_CALLS`.
+SEALED = ", ".join(f"{column} AS {name}" for column, name in (_OF_CALL | _AMOUNTS | _DOCUMENTS).items())
+#: Calls with their attempt and run.
+FROM_CALLS = "FROM call LEFT JOIN claim ON claim.id = call.claim_id LEFT JOIN run ON run.run_id = call.run_id"
 _OF_ENTRY = ("id", "at", "kind", "run_id", "call_id", "budget_id", "request_id", "note", "actor")
+
+
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
 def canonical(value: Any) -> str:
     """Return a value as RFC 8785 has it; of objects with texts, whole numbers, truths and null."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = _encoded(value)
     if text.isascii():  # Then names are in the same order in whichever units.
         return text
     return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":"))
@@ -69,15 +80,12 @@ def _units(name: str) -> bytes:
 
 
 def call_object(row: Row) -> dict[str, Any]:
-    """Return what is sealed of a call (a row of `CALLS`), but for its `seq`."""
-    sealed: dict[str, Any] = {name: row[column] for name, column in _OF_CALL.items()}
-    for name in _AMOUNTS:
-        sealed[f"{name}_usd"] = usd(row[f"{name}_micros"])
-    for name, column in (("object_total_usd", "total_micros"), ("late_fees_usd", "fees_micros")):
-        sealed[name] = None if row[column] is None else usd(row[column])
-    sealed["params"] = None if row["params"] is None else json.loads(row["params"])
-    sealed["tags"] = None if row["tags"] is None else json.loads(row["tags"])
-    sealed["members"] = None if row["members"] is None else json.loads(row["members"])
+    """Return what is sealed of a call (a row with what is `SEALED`), but for its `seq`."""
+    sealed: dict[str, Any] = {name: row[name] for name in _OF_CALL.values()}
+    for name in _AMOUNTS.values():
+        sealed[name] = None if row[name] is None else usd(row[name])
+    for name in _DOCUMENTS.values():
+        sealed[name] = None if row[name] is None else json.loads(row[name])
     sealed["row"] = "call"
     return sealed
 

@@ -33,13 +33,11 @@ _CALLS = 500
 #: Each call as it is, with the last that was sealed of it, the last entry about it, and up to which the
 #: journal is sealed: one statement, so that all is of one moment.
 _LIVE = (
-    "SELECT call.*, call.rowid AS place, claim.params, claim.worker, claim.members, run.label,"
-    " run.root_family, run.root_task_id, run.tags, latest.seq AS sealed_seq, latest.block AS sealed_block,"
+    f"SELECT {rows.SEALED}, call.rowid AS place, latest.seq AS sealed_seq, latest.block AS sealed_block,"
     " latest.text AS sealed_text,"
     " (SELECT max(id) FROM journal WHERE journal.call_id = call.id) AS last_entry,"
     " (SELECT max(entry) FROM audit_block) AS sealed_entry"
-    " FROM call LEFT JOIN claim ON claim.id = call.claim_id LEFT JOIN run ON run.run_id = call.run_id"
-    " LEFT JOIN audit_row AS latest ON latest.seq ="
+    f" {rows.FROM_CALLS} LEFT JOIN audit_row AS latest ON latest.seq ="
     " (SELECT max(seq) FROM audit_row WHERE audit_row.kind = 'call' AND audit_row.name = call.id)"
     f" WHERE call.rowid > ? AND (latest.seq IS NULL OR latest.seq >= ?) ORDER BY call.rowid LIMIT {_CALLS}"
 )
