@@ -38,7 +38,7 @@ class Sizes:
     Attributes:
         pipelines: of each whole pipeline, its tasks and how often it runs; `plain`: of one without a vendor.
         page: runs, calls and repeats.
-        audit: runs, sealed rows, and rounds of calls.
+        audit: runs, sealed rows, rounds of calls, and whole calls in each.
         server: seconds, repeats and processes at a PostgreSQL server.
         history: runs, and calls of each ledger.
         reconciled: payments that are compared, each with three lines.
@@ -60,7 +60,7 @@ class Sizes:
     server: tuple[float, int, int] = (5.0, 5, 8)
     history: tuple[int, tuple[int, ...]] = (1000, (10_000, 1_000_000))
     page: tuple[int, int, int] = (1000, 100_000, 8)
-    audit: tuple[int, int, int] = (1000, 1_000_000, 7)
+    audit: tuple[int, int, int, int] = (1000, 1_000_000, 7, 1000)
     peer_calls: int = 200
     reconciled: tuple[int, ...] = (3400, 34_000)
 
@@ -81,7 +81,7 @@ _QUICK = Sizes(
     server=(1.5, 1, 8),
     history=(50, (2000,)),
     page=(50, 2000, 1),
-    audit=(50, 6000, 2),
+    audit=(50, 6000, 2, 200),
     peer_calls=60,
     reconciled=(1000,),
 )
@@ -101,7 +101,7 @@ _TINY = Sizes(
     server=(0.2, 1, 1),
     history=(3, (30,)),
     page=(3, 30, 1),
-    audit=(3, 90, 1),
+    audit=(3, 90, 1, 20),
     peer_calls=20,
     reconciled=(200,),
 )

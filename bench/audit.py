@@ -7,23 +7,31 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import stripe
+
+from bench.calls import charge
 from bench.figures import ratios, spread
 from bench.pairs import Pairs
+from bench.processes import cpu_s
+from luigi_spendguard import proxy
 from luigi_spendguard.ledger.audit.sealing import Sealer
 from luigi_spendguard.ledger.audit.signing import KeyFiles
 from luigi_spendguard.ledger.database.engines import opened
 from scheduler_patch.service.sealing import EVERY_S, LOOK_S
+from tests.support.attempts import Pretender
 from tests.support.history import write_history
 from tests.support.processes import environment
+from tests.support.site import FakeStripe, Site
 
 #: Of each call: that it was reserved, that it was settled, and itself.
 _ROWS_OF_A_CALL = 3
 
 
-def measure_audit(folder: Path, runs: int, rows: int, rounds: int) -> dict[str, Any]:
+def measure_audit(folder: Path, runs: int, rows: int, rounds: int, calls: int) -> dict[str, Any]:
     """Return rows a second and MB, of so many sealed rows: sealing, verifying, each format of an export.
 
     And what sealing costs calls that are made meanwhile.
@@ -44,7 +52,59 @@ def measure_audit(folder: Path, runs: int, rows: int, rounds: int) -> dict[str, 
         found[f"export {form}"]["file_mb"] = round(out.stat().st_size / 1e6, 1)
         out.unlink()
     found["calls"] = _calls(folder / "calls", rounds)
+    found["whole calls"] = _whole_calls(folder / "whole", calls, rounds)
     return found
+
+
+def _whole_calls(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
+    """Return milliseconds of a whole guarded call, and luigid's processor milliseconds of one: of a luigid
+    that seals and of one that does not, in turns, with the same vendor; and the ratios of each.
+    """
+    vendor = FakeStripe(folder / "vendor")
+    took: dict[str, list[float]] = {"unsealed": [], "sealed": []}
+    used: dict[str, list[float]] = {"unsealed": [], "sealed": []}
+    kept = stripe.api_base, stripe.api_key
+    stripe.api_base, stripe.api_key = vendor.url, None
+    proxy.bind()
+    try:
+        with ExitStack() as stack:
+            sites = {
+                side: stack.enter_context(
+                    Site(folder / side, stripe=vendor, start=False, spendguard={"default_cap_usd": 100_000})
+                )
+                for side in took
+            }
+            sites["sealed"].start()
+            sites["unsealed"].start("bench.luigid_unsealed")
+            pretenders = {side: Pretender(site, "bench") for side, site in sites.items()}
+            for number in range(-1, rounds):
+                for side in list(sites)[:: -1 if number % 2 else 1]:
+                    luigid = sites[side].luigid
+                    assert luigid is not None
+                    cpu, begun = cpu_s(luigid.popen.pid), time.perf_counter()
+                    with pretenders[side].attempt() as attempt, attempt.client.gathering():
+                        for one in range(calls):
+                            charge(f"cus_{side}_{number}_{one}")
+                    seconds = time.perf_counter() - begun
+                    time.sleep(EVERY_S + 1)  # Until the last of them are sealed.
+                    if number >= 0:  # The first of each is to warm up.
+                        took[side].append(seconds / calls * 1000)
+                        used[side].append((cpu_s(luigid.popen.pid) - cpu) / calls * 1000)
+            assert vendor.moved() == 2 * calls * (rounds + 1), "the vendor counted other calls than were made"
+            for side, site in sites.items():
+                with opened(site.ledger, read_only=True) as books, books.reading() as tx:
+                    blocks = tx.value("SELECT count(*) FROM audit_block")
+                assert bool(blocks) == (side == "sealed"), (side, blocks)
+    finally:
+        stripe.api_base, stripe.api_key = kept
+        vendor.process.end()
+    return {
+        name: {
+            **{side: spread(seen) for side, seen in each.items()},
+            "ratio": ratios(each["sealed"], each["unsealed"]),
+        }
+        for name, each in (("call, ms", took), ("luigid's processor, ms", used))
+    }
 
 
 def _calls(folder: Path, rounds: int) -> dict[str, Any]:

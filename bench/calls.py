@@ -18,7 +18,8 @@ from tests.support.site import SECRET, FakeStripe, Site
 TURN = 10
 
 
-def _charge(customer: str) -> None:
+def charge(customer: str) -> None:
+    """Charge a customer a cent."""
     stripe.PaymentIntent.create(
         amount=1, currency="usd", customer=customer, payment_method="pm_card_visa", confirm=True
     )
@@ -45,14 +46,14 @@ def measure_calls(folder: Path, count: int, rounds: int = 5) -> dict[str, Any]:
         with Site(folder / "site", stripe=vendor, spendguard={"default_cap_usd": 1000}) as site:
             pretender = Pretender(site, "bench")
             with pretender.attempt() as attempt:
-                _timed(_charge, "warm", 0)
+                _timed(charge, "warm", 0)
                 attempt.client.flush()
             for first in range(0, count * rounds, TURN):
                 stripe.api_key = SECRET
-                unguarded[first // count] += _timed(_charge, "plain", first)
+                unguarded[first // count] += _timed(charge, "plain", first)
                 stripe.api_key = None
                 with pretender.attempt() as attempt, attempt.client.gathering():  # As a worker runs a task.
-                    guarded[first // count] += _timed(_charge, "guarded", first)
+                    guarded[first // count] += _timed(charge, "guarded", first)
             made = count * rounds
             assert vendor.moved() == 2 * made + TURN, "the vendor counted other calls than were made"
             spent = site.run("bench")["spent_usd"]

@@ -33,6 +33,7 @@ class Pairs:
 
     def __init__(self, path: Path, *, capped: bool = False) -> None:
         self.books = Books(path, cap=10**9)
+        self.books.checked = False
         self.capped = capped
         if capped:
             cap = Micros(10**9)

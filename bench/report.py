@@ -411,6 +411,14 @@ def _audit(figures: Figures, plots: _Plots) -> Iterator[str]:
         for name, one in figures["calls"].items()
     ]
     yield _table(("callers", "unsealed", "sealed", "ratio"), calls)
+    yield ""
+    yield "Whole guarded calls one after another, by the SDK to a vendor on this machine, in turns:"
+    yield ""
+    whole = [
+        (name, text(one["unsealed"]), text(one["sealed"]), text(one["ratio"]))
+        for name, one in figures["whole calls"].items()
+    ]
+    yield _table(("of a call", "unsealed", "sealed", "ratio"), whole)
 
 
 def _peers(figures: Figures, plots: _Plots) -> Iterator[str]:

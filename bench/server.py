@@ -128,6 +128,7 @@ class _Pairs:
 
     def __init__(self, place: Path, run: str, name: str, callers: int, *, day: bool) -> None:
         self._books = Books(place, cap=CAP, run_id=run)
+        self._books.checked = False
         if day:
             self._books.caps = Caps(day=Micros(CAP))
         self._keys = [self._books.claim(f"task-{run}-{name}-{number}", run) for number in range(callers)]
