@@ -7,8 +7,10 @@ address has missed the next block says, which is chained to it.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for an address to answer, the longest between two tries, and for the last ones as the program ends.
 _ANSWER_S, _LONGEST_S, _LAST_S = 10.0, 600.0, 2.0
+#: How a file is opened: a pipe that nobody reads is not waited for.
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
 
 
 class Anchors:
@@ -63,8 +67,11 @@ class Anchors:
 
     def _append(self, path: Path, block: Block) -> None:
         try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(line(block) + "\n")
+            file = os.open(path, _APPEND, 0o666)
+            try:
+                _write(file, f"{line(block)}\n".encode())
+            finally:
+                os.close(file)
         except OSError as error:
             self._say(str(path), error.strerror or str(error))
 
@@ -108,6 +115,14 @@ class Anchors:
         if place not in self._told:
             self._told.add(place)
             logger.warning("Blocks of the audit are not told to %s for now: %s", place, why)
+
+
+def _write(file: int, text: bytes) -> None:
+    """Write a text whole, or nothing of it: whoever reads it finds no half a block. Raises OSError."""
+    written = os.write(file, text)
+    if written < len(text):
+        os.ftruncate(file, os.lseek(file, 0, os.SEEK_CUR) - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _host(url: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -135,6 +137,28 @@ def test_a_file_that_cannot_be_written_is_said_once(
         told.tell(block, (str(tmp_path / "nowhere" / "a.jsonl"),))
     assert caplog.text.count("are not told to") == 1
     told.close()
+
+
+def test_nobody_waits_for_a_pipe_that_is_not_read(
+    block: Block, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    told = Anchors()
+    told.tell(block, (str(pipe),))
+    assert f"{pipe} for now: {os.strerror(errno.ENXIO)}" in caplog.text
+    told.close()
+
+
+def test_of_a_block_that_a_full_disk_has_cut_off_nothing_stays(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told, write = tmp_path / "told.jsonl", os.write
+    monkeypatch.setattr(anchors.os, "write", lambda file, text: write(file, text[:50]))
+    Anchors().tell(block, (str(told),))
+    assert os.strerror(errno.ENOSPC) in caplog.text
+    monkeypatch.undo()
+    Anchors().tell(block, (str(told),))
+    assert [Block.of(json.loads(line)) for line in told.read_text().splitlines()] == [block]
 
 
 class Listener(BaseHTTPRequestHandler):
