@@ -24,13 +24,13 @@ COLUMNS = (
     *("created_at", "ended_at", "base", "ordinal", "epoch", "formula"),
     *("call_id", "actor", "request_id", "note", "budget_id", "budget_scope", "budget_subject"),
     *("budget_part", "cap_usd", "spent_usd", *AFTER, "pruned_calls", "pruned_entries"),
-    *("late_fees_usd", "vendor_request", "tags", "tagged", "more"),
+    *("late_fees_usd", "vendor_request", "tags", "tagged", "budgets", "more"),
 )
 _KNOWN = frozenset(COLUMNS)
 #: Objects that are flattened: each field is a column of its own.
 _FLAT = ("budget", "pruned")
 #: What is JSON in a flat row.
-_JSON = ("params", "members", "tags")
+_JSON = ("params", "members", "tags", "budgets")
 
 
 @dataclass(frozen=True)

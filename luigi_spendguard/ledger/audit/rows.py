@@ -1,8 +1,9 @@
 """What is sealed of an entry of the journal, and of a call: a flat object, as canonical JSON (RFC 8785).
 
 Amounts are decimal texts of USD, times milliseconds since the epoch by the database's clock. An object has
-its own `seq`, so that its text alone is the leaf that is hashed. Not sealed of a call are columns that change
-while it is asked for and sent, and say nothing of money or of who it was: `ask`, `sender`, `number`,
+its own `seq`, so that its text alone is the leaf that is hashed. `budgets` of a call are those that it takes
+from, by their numbers; texts of an earlier version do not say so. Not sealed of a call are columns that
+change while it is asked for and sent, and say nothing of money or of who it was: `ask`, `sender`, `number`,
 `given_up`, `granted_at`, `timeout_ms`, `unknown` and `tries`.
 """
 
@@ -50,8 +51,13 @@ _AMOUNTS = {
 }
 #: JSON. What was pruned of a run or an attempt is null, as is an amount that the vendor did not give.
 _DOCUMENTS = {"claim.params": "params", "claim.members": "members", "run.tags": "tags"}
+#: Which budgets a call takes from (JSON).
+_BUDGETS = "(SELECT json_group_array(budget_id) FROM call_budget WHERE call_budget.call_id = call.id)"
 #: What is sealed of a call, of `FROM_CALLS`.
-SEALED = ", ".join(f"{column} AS {name}" for column, name in (_OF_CALL | _AMOUNTS | _DOCUMENTS).items())
+SEALED = ", ".join(
+    f"{column} AS {name}"
+    for column, name in (_OF_CALL | _AMOUNTS | _DOCUMENTS | {_BUDGETS: "budgets"}).items()
+)
 #: Calls with their attempt and run.
 FROM_CALLS = "FROM call LEFT JOIN claim ON claim.id = call.claim_id LEFT JOIN run ON run.run_id = call.run_id"
 _OF_ENTRY = ("id", "at", "kind", "run_id", "call_id", "budget_id", "request_id", "note", "actor")
@@ -86,6 +92,7 @@ def call_object(row: Row) -> dict[str, Any]:
         sealed[name] = None if row[name] is None else usd(row[name])
     for name in _DOCUMENTS.values():
         sealed[name] = None if row[name] is None else json.loads(row[name])
+    sealed["budgets"] = sorted(json.loads(row["budgets"]))
     sealed["row"] = "call"
     return sealed
 
@@ -107,8 +114,17 @@ def entry_object(row: Row) -> dict[str, Any]:
 def differing(sealed: dict[str, Any], now: dict[str, Any]) -> str | None:
     """Return in words what differs first of what was sealed and what is there now; None: nothing does."""
     for name in (*now, *sealed):
-        if name in ("seq", *AFTER):
+        if name in ("seq", "budgets", *AFTER):
             continue
         if sealed.get(name) != now.get(name) or (name in sealed) != (name in now):
             return f"{name} was {canonical(sealed.get(name))} and is {canonical(now.get(name))}"
     return None
+
+
+def let_go(sealed: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Return in words which budgets count a call no more that did when it was sealed; None: all do.
+
+    One that is made later counts earlier calls, too, and no entry is about each of them.
+    """
+    gone = sorted({*sealed.get("budgets", ())}.difference(now.get("budgets", ())))
+    return f"budgets was {canonical(sealed['budgets'])} and is {canonical(now['budgets'])}" if gone else None

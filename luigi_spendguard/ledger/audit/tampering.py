@@ -83,4 +83,5 @@ def difference(
         now = made(row)
     except (ValueError, TypeError, RecursionError):
         return "it has a value that none can have"
-    return rows.differing(sealed, now) if is_now else rows.differing(now, sealed)
+    found = rows.differing(sealed, now) if is_now else rows.differing(now, sealed)
+    return found or (rows.let_go(sealed, now) if is_now else None)

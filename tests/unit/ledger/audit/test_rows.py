@@ -50,3 +50,9 @@ def test_what_differs_is_said_with_both_values() -> None:
     assert differing({"seq": 1, "a": "x"}, {"a": "y"}) == 'a was "x" and is "y"'
     assert differing({"seq": 1, "a": "x"}, {"a": "x"}) is None
     assert differing({"seq": 1, "a": "x", "b": None}, {"a": "x"}) == "b was null and is null"
+
+
+def test_a_budget_that_counts_a_call_only_later_lets_nothing_go() -> None:
+    assert rows.let_go({"budgets": [1, 2]}, {"budgets": [1, 2, 7]}) is None
+    assert rows.let_go({"budgets": [1, 2]}, {"budgets": [2]}) == "budgets was [1,2] and is [2]"
+    assert rows.let_go({}, {"budgets": []}) is None, "a text of an earlier version"

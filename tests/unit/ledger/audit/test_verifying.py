@@ -250,6 +250,16 @@ def test_it_is_found_and_named(copy: Copy, name: str) -> None:
     assert re.search(said, copy.found())
 
 
+SETTLED = "(SELECT id FROM call WHERE object_id = 'pi_settled')"
+
+
+def test_a_call_that_its_budgets_count_no_more_is_found(copy: Copy) -> None:
+    among = f"(SELECT budget_id FROM call_budget WHERE call_id = {SETTLED})"
+    copy.change(f"UPDATE budget SET spent_micros = spent_micros - 7000000 WHERE id IN {among}")
+    copy.change(f"DELETE FROM call_budget WHERE call_id = {SETTLED}")
+    assert re.search(r"call \S+ \(.*was changed since: budgets was \[[\d,]+\] and is \[\]", copy.found())
+
+
 def test_a_call_that_was_put_in_is_found(copy: Copy) -> None:
     ((names,),) = copy.rows("SELECT group_concat(name, ',') FROM pragma_table_info('call')")
     others = ",".join(one for one in names.split(",") if one != "id")
