@@ -27,6 +27,7 @@ from luigi_spendguard.cli import (
     spool,
     top_ups,
     upkeep,
+    whoami,
 )
 from luigi_spendguard.cli.api_client import Operator, OperatorError, scheduler_url
 from luigi_spendguard.cli.context import Stop
@@ -49,6 +50,7 @@ COMMANDS: tuple[click.Command, ...] = (
     keys.revoke_key,
     keys.gateway,
     check.check,
+    whoami.whoami,
     proof.self_test,
     spool.deliver,
     upkeep.prune,
@@ -109,7 +111,9 @@ def cli(ctx: click.Context, url: str | None, name: str | None) -> None:
     try:
         settings = config.load()
         address = url or scheduler_url()
-        ctx.obj = (settings, Operator(address, token_for(settings, address, name)))
+        operator = Operator(address, token_for(settings, address, name))
+        ctx.obj = (settings, operator)
+        ctx.call_on_close(lambda: whoami.say_unnamed(operator, settings))
     except (config.ConfigError, OperatorError) as error:
         stop = Stop(str(error), error.exit_code if isinstance(error, OperatorError) else 2)
         if ctx.invoked_subcommand != audit.audit.name:

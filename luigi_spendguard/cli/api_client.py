@@ -71,6 +71,8 @@ class Operator:
             raise OperatorError(str(error), 2) from None
         self.url, self.given = self._address.url, Secret(url)
         self.token = token
+        #: Whether luigid has changed something that was asked for.
+        self.has_changed = False
         self._headers = {"Accept": "application/json", **self._address.credentials(token.value)}
         self._pool = self._address.pool(timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s))
 
@@ -107,11 +109,16 @@ class Operator:
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Change something."""
-        return self._call("POST", path, body)[0]
+        answer = self._call("POST", path, body)[0]
+        only_looked = body.get("dry_run") or (isinstance(answer, dict) and answer.get("repeated"))
+        self.has_changed = self.has_changed or not only_looked
+        return answer
 
     def delete(self, path: str) -> Any:
         """Revoke something."""
-        return self._call("DELETE", path)[0]
+        answer = self._call("DELETE", path)[0]
+        self.has_changed = True
+        return answer
 
     def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None

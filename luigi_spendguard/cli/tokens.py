@@ -19,12 +19,22 @@ _WORKER = "[spendguard] worker_token (or worker_token_file)"
 
 
 class Token(NamedTuple):
-    """A token to be shown, or None, and what is said of that where it is refused: where it is from, or why
-    there is none.
+    """A token to be shown, or None.
+
+    Attributes:
+        source: which it is, and where it is from; why there is none.
+        names_nobody: whether it is the admin token, and operators have names here.
+
     """
 
     value: Secret | None
-    said: str
+    source: str
+    names_nobody: bool = False
+
+    @property
+    def said(self) -> str:
+        """What is said of it where it is refused."""
+        return f"refused was {self.source}" if self.value else self.source
 
 
 def token_for(settings: Settings, url: str, name: str | None) -> Token:
@@ -43,12 +53,12 @@ def token_for(settings: Settings, url: str, name: str | None) -> Token:
     if given:
         if not re.fullmatch(r"[\x21-\x7e]+", given):
             raise ConfigError(f"{VARIABLE} has other signs than a token has")
-        return Token(Secret(given), f"refused was the token of {VARIABLE}")
+        return _admins(settings, Secret(given), f"the token of {VARIABLE}")
     if settings.admin_token:
-        return Token(Secret(settings.admin_token), f"refused was the admin token of {_ADMIN}")
+        return _admins(settings, Secret(settings.admin_token), f"the admin token of {_ADMIN}")
     made, here = _made_beside_the_ledger(settings), leads_here(url)
     if made and here:
-        return Token(made, f"refused was the admin token of {settings.token_file}")
+        return _admins(settings, made, f"the admin token of {settings.token_file}")
     if settings.worker_token:
         return worker_token(settings)
     why = f"no token was shown, as none is set here: {_ADMIN}, or {_WORKER} to read"
@@ -58,6 +68,12 @@ def token_for(settings: Settings, url: str, name: str | None) -> Token:
             f"the other's as {_ADMIN}, or {_WORKER} to read"
         )
     return Token(None, why)
+
+
+def _admins(settings: Settings, token: Secret, source: str) -> Token:
+    """Return a token that is the admin token, or of somebody's environment: whose that is, is to be seen."""
+    known = {settings.admin_token or _made_beside_the_ledger(settings)}
+    return Token(token, source, names_nobody=bool(settings.operators) and token in known)
 
 
 def is_said(name: str | None) -> bool:
@@ -74,14 +90,14 @@ def _operators(settings: Settings, name: str) -> Token:
     if operator.token is None:
         why = "its variable is not set, or its file may not be read"
         raise ConfigError(f"--as {name}: the token in [{OPERATORS}] cannot be had here: {why}")
-    return Token(operator.token, f"refused was the token of {name} in [{OPERATORS}]")
+    return Token(operator.token, f"the token of {name} in [{OPERATORS}]")
 
 
 def worker_token(settings: Settings) -> Token:
     """Return what a worker shows."""
     if settings.worker_token is None:
         return Token(None, f"no token was shown, as there is no {_WORKER} here")
-    return Token(Secret(settings.worker_token), f"refused was the worker token of {_WORKER}")
+    return Token(Secret(settings.worker_token), f"the worker token of {_WORKER}")
 
 
 def _made_beside_the_ledger(settings: Settings) -> Secret | None:

@@ -61,7 +61,7 @@ def test_an_unknown_certificate_gets_no_token_and_is_named(gateway: FakeGateway)
     with pytest.raises(LedgerUnavailable, match=f"the scheduler at {gateway.url}{UNTRUSTED}"):
         client.correct(CorrectRequest("call", final=True))
     with pytest.raises(OperatorError, match=f"luigid-spendguard at {gateway.url}{UNTRUSTED}") as refused:
-        Operator(gateway.url, Token(Secret("t" * 20), "refused was the test's")).get("/runs")
+        Operator(gateway.url, Token(Secret("t" * 20), "the test's")).get("/runs")
     assert refused.value.exit_code == 3
     assert client.problem().startswith(f"the scheduler at {gateway.url} cannot be reached (its certificate")
     assert gateway.seen == []

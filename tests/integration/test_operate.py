@@ -311,7 +311,7 @@ def test_whoever_meets_an_older_luigid_is_told_to_upgrade_it(site: Site) -> None
         client._ask(Rpc("spend_newer", NoFields, NoFields), NoFields())
     assert order in str(rpc.value)
     client.close()
-    operator = Operator(site.url, Token(Secret(site.token()), "refused was the site's"))
+    operator = Operator(site.url, Token(Secret(site.token()), "the site's"))
     with pytest.raises(OperatorError, match="unknown query parameter 'colour'") as query:
         operator.get("/runs", colour="green")
     assert order in str(query.value)

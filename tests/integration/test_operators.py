@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -304,7 +305,7 @@ class TestTheMostThatAnOperatorMayRaise:
         ):
             assert reply.is_error(403, "forbidden")
             assert "by $50.00 in all" in reply.json["message"]
-            assert "those of this one by $45.00" in reply.json["message"]
+            assert "those of this one, or asked to, by $45.00" in reply.json["message"]
         assert case.top_up({"usd": "5"}, alice).status == 200
         # What was done already is not done again, and so not refused.
         assert case.top_up({"usd": "30", "request_id": case.run_id}, alice).json["repeated"] is True
@@ -404,6 +405,72 @@ class TestTheCommandLine:
         assert "refused was the token of SPENDGUARD_TOKEN" in err
         [action] = send(staffed, "GET", f"/actions?run={case.run_id}", token=ADMIN).json
         assert action["actor"] == "alice at 127.0.0.1"
+
+    @pytest.mark.parametrize(
+        ("who", "wanted"),
+        [
+            (
+                "alice",
+                [
+                    "you alice, of role operate, by the token of alice in [spendguard_operators]",
+                    "may look; top up, approve, resolve, revoke",
+                    "top-ups $50.00 of one run in all ([spendguard] operator_top_up_usd); what comes to more "
+                    "than $1,000.00 of one run waits for a second operator",
+                    "kept as alice: what you change is kept with your name",
+                ],
+            ),
+            (
+                "reader",
+                [
+                    "you reader, of role read, by the token of reader in [spendguard_operators]",
+                    "may look",
+                ],
+            ),
+            (
+                "",
+                [
+                    "you an operator, of role admin, by the admin token of [spendguard] admin_token (or "
+                    "admin_token_file)",
+                    "may look; top up, approve, resolve, revoke; issue vault keys, prune, forget",
+                    "top-ups what comes to more than $1,000.00 of one run needs two operators who have names",
+                    "kept as an operator: the admin token names nobody; [spendguard_operators] names reader, "
+                    "alice, boss, second: say who you are with --as NAME",
+                ],
+            ),
+        ],
+    )
+    def test_whoami_says_who_one_is_where_and_what_that_may(
+        self, staffed: Site, who: str, wanted: list[str]
+    ) -> None:
+        code, out, err = staffed.cli("whoami", *(["--as", who] if who else []))
+        lines = [re.sub(" +", " ", line) for line in out.splitlines()]
+        assert (code, lines, err) == (0, [f"luigid {staffed.url}", *wanted], "")
+
+    def test_whoami_is_read_by_programs_too_and_is_no_answer_for_a_worker(self, staffed: Site) -> None:
+        code, out, _ = staffed.cli("whoami", "--as", "alice", "--format", "json")
+        assert (code, json.loads(out)) == (0, send(staffed, "GET", "/whoami", token=TOKENS["alice"]).json)
+        code, _, err = staffed.cli("whoami", SPENDGUARD_TOKEN=WORKER)
+        assert (code, "this is not an operator's token" in err) == (4, True)
+
+    def test_a_change_under_the_admin_token_says_that_it_names_nobody(self, staffed: Site) -> None:
+        def said(*args: str, **env: str) -> str:
+            code, _, err = staffed.cli(*args, **env)
+            assert code == 0, err
+            return err
+
+        case = Case(staffed)
+        unnamed = (
+            "This is kept as an operator's, without a name: [spendguard_operators] names reader, alice, "
+            "boss, second: say who you are with --as NAME.\n"
+        )
+        change = ("top-up", case.run_id, "5", "--request-id", case.run_id)
+        assert said(*change) == unnamed
+        assert said(*change) == "", "nothing was changed"
+        assert said("revoke-key", key_of(case), SPENDGUARD_TOKEN=ADMIN) == unnamed
+        assert said("prune", "--before", "2020-01-01", "--dry-run") == said("run", case.run_id) == ""
+        assert said("prune", "--before", "2020-01-01") == unnamed, "once, however often it asks"
+        assert said("top-up", case.run_id, "5", "--as", "alice") == ""
+        assert said("top-up", case.run_id, "5", SPENDGUARD_TOKEN=TOKENS["alice"]) == ""
 
     def test_check_says_who_is_named_and_whom_luigid_sees(self, staffed: Site) -> None:
         said = staffed.cli("check", "--as", "alice")[1]

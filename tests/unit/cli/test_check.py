@@ -248,7 +248,7 @@ def test_short_names_with_two_letters_swapped_are_alike() -> None:
 
 
 def test_the_same_proxy_is_shown_its_user_and_password_for_the_gateway() -> None:
-    token = Token(Secret("t" * 20), "refused was the test's")
+    token = Token(Secret("t" * 20), "the test's")
     here = Operator("https://us%40er:pass@luigid.example.com/luigi", token)
     asked = here.at("https://luigid.example.com/gateway", token, "the gateway", "start it")
     assert asked._headers == here._headers
