@@ -221,7 +221,7 @@ class _Shown:
         from luigi_spendguard.reconcile.applying import resolution_of
 
         for difference in done.differences():
-            body = resolution_of(done.work, difference) if self.applying else None
+            body = resolution_of(difference) if self.applying else None
             said = ""
             if body is not None:
                 try:

@@ -8,26 +8,17 @@ from typing import Any
 
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.reconcile.differences import Cause, Difference
-from luigi_spendguard.reconcile.work_file import Work
 
 
-def resolution_of(work: Work, difference: Difference) -> dict[str, Any] | None:
+def resolution_of(difference: Difference) -> dict[str, Any] | None:
     """Return the body of the `POST /calls/{id}/resolve` that books a difference; None: it is not certain.
 
-    The same difference of the same period has the same `request_id`: however often it is booked, it counts
-    once.
+    What is booked of a call as it is has one `request_id`: however often it is said, it counts once. Once
+    more is known of the call it is another one: a price may come again that was booked before.
     """
     if not difference.certain or difference.spent is None:
         return None
-    said: list[object] = [
-        work.vendor,
-        work.account,
-        vars(work.period),
-        difference.call,
-        difference.subject,
-        difference.kind.value,
-    ]
-    said += [difference.vendor_micros, difference.ledger_micros, difference.spent]
+    said = [difference.call, difference.entry, difference.subject, difference.spent]
     body: dict[str, Any] = {
         "spent_usd": plain_usd(Micros(difference.spent)),
         "request_id": f"reconcile-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]}",

@@ -80,6 +80,7 @@ class _KnownCall:
     at_ms: int
     fees: int | None
     tag: str
+    entry: int
 
 
 @dataclass
@@ -152,7 +153,7 @@ _CALLS = (
         f"call.{name}"
         for name in (
             *("id", "run_id", "account", "operation", "object", "target", "state", "currency", "asked"),
-            *("reserved", "cost", "at_ms", "fees", "tag"),
+            *("reserved", "cost", "at_ms", "fees", "tag", "entry"),
         )
     )
 )
@@ -361,6 +362,7 @@ class _Judge:
             self.money.subject,
             call.id if call else "",
             call.run_id if call else "",
+            call.entry if call else 0,
             at,
             *self.only,
             sum(amounts) if amounts else None,

@@ -56,7 +56,7 @@ COMPARED = (
         id TEXT PRIMARY KEY, run_id TEXT NOT NULL, task_id TEXT NOT NULL, account TEXT NOT NULL,
         operation TEXT NOT NULL, object TEXT, target TEXT NOT NULL, state TEXT NOT NULL,
         currency TEXT NOT NULL, asked INTEGER NOT NULL, reserved INTEGER NOT NULL, cost INTEGER NOT NULL,
-        at_ms INTEGER NOT NULL, fees INTEGER, tag TEXT NOT NULL
+        at_ms INTEGER NOT NULL, fees INTEGER, tag TEXT NOT NULL, entry INTEGER NOT NULL
     ) WITHOUT ROWID
     """,
     "CREATE INDEX call_object ON call (object)",
@@ -102,8 +102,9 @@ COMPARED = (
     """
     CREATE TABLE difference (
         number INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, call TEXT NOT NULL,
-        run_id TEXT NOT NULL, at_ms INTEGER NOT NULL, vendor_micros INTEGER NOT NULL,
-        ledger_micros INTEGER NOT NULL, amount INTEGER, currency TEXT NOT NULL, certain INTEGER NOT NULL,
+        run_id TEXT NOT NULL, entry INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+        vendor_micros INTEGER NOT NULL, ledger_micros INTEGER NOT NULL, amount INTEGER,
+        currency TEXT NOT NULL, certain INTEGER NOT NULL,
         spent INTEGER, opened TEXT NOT NULL, reason TEXT NOT NULL, remedy TEXT NOT NULL
     )
     """,

@@ -8,15 +8,14 @@ from luigi_spendguard.ledger.corrections import Resolution, resolve
 from luigi_spendguard.money import parse_usd
 from luigi_spendguard.reconcile.applying import resolution_of
 from luigi_spendguard.reconcile.differences import Difference
-from luigi_spendguard.reconcile.work_file import Work
 from tests.support.books import Books
 
 
-def applied(books: Books, work: Work, found: Iterable[Difference]) -> int:
+def applied(books: Books, found: Iterable[Difference]) -> int:
     """Book what is certain; return how much that was."""
     count = 0
     for difference in found:
-        body = resolution_of(work, difference)
+        body = resolution_of(difference)
         if body is not None:
             flags = (body.get("overrun", False), False, body.get("by_books", False))
             word = Resolution(parse_usd(body["spent_usd"]), body.get("object_id"), *flags)
