@@ -38,8 +38,8 @@ _CANDIDATES = """
     ORDER BY at_ms, object LIMIT ?
 """
 _RIVALS = """
-    SELECT 1 FROM wanted AS other WHERE other.call <> ?1 AND other.mark IN (?2, '') AND
-    (other.mark <> '' OR other.target = ?3) AND other.since_ms <= ?4 AND other.until_ms >= ?4 LIMIT 1
+    SELECT 1 FROM wanted AS other WHERE other.call <> ? AND other.mark IN (?, '') AND
+    (other.mark <> '' OR other.target = ?) AND ? BETWEEN other.since_ms AND other.until_ms LIMIT 1
 """
 
 
