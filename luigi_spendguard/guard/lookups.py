@@ -178,12 +178,12 @@ class LookUps:
         after, seen, vendor = "", 0, self.vendor
         span = answer.first_at, answer.last_at
         for _ in range(LIST_PAGES):
-            search = vendor.search_tagged(quote, request, *span, after)
+            search = vendor.search_tagged(quote, request, span, after)
             if search is None:
                 raise in_doubt(answer.call_id, quote, f"{vendor.name} has no list in which it could be found")
             try:
                 listed: Reply = yield from self._fetched(search, f"what call {answer.call_id} has made")
-                page = vendor.read_tagged(quote, request, listed, answer.wire_key)
+                page = vendor.read_tagged(quote, request, span, listed, answer.wire_key)
             except (SpendDenied, NotNow, NotSent):
                 raise
             except Exception as error:

@@ -332,16 +332,18 @@ class Vendor(ABC):
         return {}
 
     def search_tagged(
-        self, quote: Quote, request: Request, since_ms: int, until_ms: int, after: str = ""
+        self, quote: Quote, request: Request, span: tuple[int, int], after: str = ""
     ) -> Request | None:
-        """Return the GET of a page of what was made in a time, behind the object `after`; None: there is no
-        such list.
+        """Return the GET of a page of what was made in a time (milliseconds since the epoch), behind the
+        object `after`; None: there is no such list.
 
         Asked for a call that went out with its tag, and is too old to be sent again.
         """
         return None
 
-    def read_tagged(self, quote: Quote, request: Request, listed: Reply, key: str) -> TaggedPage:
+    def read_tagged(
+        self, quote: Quote, request: Request, span: tuple[int, int], listed: Reply, key: str
+    ) -> TaggedPage:
         """Return what such a page shows of the tag of a wire key. Raises ValueError for what is none."""
         return TaggedPage({})
 

@@ -10,6 +10,7 @@ import stripe
 from luigi_spendguard import SpendDenied
 from tests.integration.test_life_of_a_call import charge
 from tests.integration.test_tags import TAG, again, here, own, pretender, switch, task
+from tests.integration.test_turns import by_hand
 from tests.support.attempts import Pretender
 from tests.support.site import FakeStripe, Site
 
@@ -65,24 +66,68 @@ def test_what_was_made_is_found_and_its_answer_given(task: Pretender, vendor: Fa
     assert {one["key"] for one in vendor.posts()} == {vendor.posts()[0]["key"]}
 
 
-@pytest.mark.parametrize("kind", ["charge", "refund", "transfer", "payout"])
+#: Where each of these is looked for.
+KINDS = {
+    "charge": "/v1/charges",
+    "refund": "/v1/refunds",
+    "refund below a charge": "/v1/refunds",
+    "refund of a charge": "/v1/refunds",
+    "transfer": "/v1/transfers",
+    "payout": "/v1/payouts",
+    "reversal": "/v1/transfers/{}/reversals",
+    "balance": "/v1/customers/{}/balance_transactions",
+    "subscription item": "/v1/subscription_items",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_so_is_whatever_else_has_a_list(task: Pretender, vendor: FakeStripe, kind: str) -> None:
     def make() -> Any:
         if kind == "charge":
             return stripe.Charge.create(amount=30, currency="usd", source="tok_visa", customer="cus_9")
         if kind == "refund":
-            return stripe.Refund.create(payment_intent=paid.id, amount=30)
+            return stripe.Refund.create(payment_intent=of, amount=30)
+        if kind == "refund below a charge":
+            return stripe.Charge._static_request("post", f"/v1/charges/{of}/refunds", params={"amount": 30})
+        if kind == "refund of a charge":
+            return stripe.Charge._static_request("post", f"/v1/charges/{of}/refund", params={"amount": 30})
         if kind == "transfer":
             return stripe.Transfer.create(amount=30, currency="usd", destination="acct_1")
+        if kind == "reversal":
+            return stripe.Transfer.create_reversal(of, amount=30)
+        if kind == "balance":
+            return stripe.Customer.create_balance_transaction(of, amount=-30, currency="usd")
+        if kind == "subscription item":
+            return stripe.SubscriptionItem.create(subscription=of, price=price)
         return stripe.Payout.create(amount=30, currency="usd")
 
-    with pretender(task.site).attempt():
-        paid = charge()
-    lost_a_day_ago(task, vendor, make)
+    price = by_hand(vendor, "/v1/prices", currency="usd", unit_amount="30")["id"]
+    of = _another(kind, vendor, price)
+    call_id = lost_a_day_ago(task, vendor, make)
+    [name] = [name for name, one in vendor.books()["objects"].items() if TAG in one.get("metadata", {})]
     with again(task).attempt():
         made = make()
-    assert made.id == list(vendor.books()["objects"])[-1]
-    assert (counted(task), vendor.moved()) == (("0.30", "0.00"), 130)
+    assert made.id == (of if kind == "refund of a charge" else name)
+    assert counted(task) == ("0.30", "0.00")
+    [first] = [one for one in task.site.calls(task.run_id) if one["id"] == call_id]
+    assert (first["state"], first["object_id"]) == ("settled", name)
+    lists = [one["path"] for one in vendor.books()["requests"] if one["method"] == "GET"]
+    assert KINDS[kind].format(of) in lists
+
+
+def _another(kind: str, vendor: FakeStripe, price: str) -> str:
+    """Make what a call is about, past the guard; return its id."""
+    path, said = "/v1/payment_intents", {"amount": "100", "currency": "usd", "confirm": "true"}
+    said["payment_method"] = "pm_card_visa"
+    if kind in ("refund below a charge", "refund of a charge"):
+        path, said = "/v1/charges", {"amount": "100", "currency": "usd", "source": "tok_visa"}
+    elif kind == "reversal":
+        path, said = "/v1/transfers", {"amount": "100", "currency": "usd", "destination": "acct_1"}
+    elif kind == "balance":
+        path, said = "/v1/customers", {"email": "a@example.com"}
+    elif kind == "subscription item":
+        path, said = "/v1/subscriptions", {"customer": "cus_1", "items[0][price]": price}
+    return str(by_hand(vendor, path, **said)["id"])
 
 
 def test_it_is_found_among_many_on_the_third_page(task: Pretender, vendor: FakeStripe) -> None:

@@ -161,6 +161,11 @@ def charges(method: str, parts: list[str], data: dict[str, str]) -> dict[str, An
     charge = OBJECTS.get(parts[0]) or {}
     if not charge:
         raise _missing("charge")
+    if method == "POST" and parts[1:] in (["refund"], ["refunds"]):
+        refund = outgoing("refunds", method, [], {**data, "charge": charge["id"]})
+        charge["amount_refunded"] = charge.get("amount_refunded", 0) + refund["amount"]
+        _describe(refund, data)
+        return refund if parts[1:] == ["refunds"] else charge
     if method == "POST" and parts[1:] == ["clear"]:  # Only the look-alike has it.
         move(charge, charge["amount"])
     if method == "POST" and parts[1:] == ["capture"]:
@@ -183,13 +188,14 @@ def outgoing(kind: str, method: str, parts: list[str], data: dict[str, str]) -> 
             amount = int(data.get("amount", left))
             made["amount_reversed"] = made.get("amount_reversed", 0) + amount
             move(made, amount)
-            return {
-                **made,
-                "id": new_id("trr"),
-                "object": "transfer_reversal",
-                "amount": amount,
-                "transfer": made["id"],
-            }
+            return _below(
+                "trr",
+                "transfer_reversal",
+                made,
+                transfer=made["id"],
+                amount=amount,
+                currency=made["currency"],
+            )
         if parts[1:] == ["cancel"]:
             if made["status"] != "pending":
                 raise Problem(400, "invalid_request_error", "unexpected_state", f"{made['status']} already")
@@ -215,6 +221,31 @@ def outgoing(kind: str, method: str, parts: list[str], data: dict[str, str]) -> 
     return made
 
 
+def _below(prefix: str, kind: str, of: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Make an object that is listed below another one."""
+    made = {"id": new_id(prefix), "object": kind, "of": of["id"], **more}
+    OBJECTS[made["id"]] = made
+    return made
+
+
+#: What is listed below an object, or by one that has to be named: its type, and what names that in it.
+LISTED_BELOW = {
+    ("transfers", "reversals"): ("transfer_reversal", "transfer"),
+    ("customers", "balance_transactions"): ("customer_balance_transaction", "customer"),
+    ("subscription_items",): ("subscription_item", "subscription"),
+}
+
+
+def listing_below(kind: str, parts: list[str], data: dict[str, str], path: str) -> dict[str, Any]:
+    """Return a page of such a list: it takes no `created`, as Stripe's do not."""
+    if unknown := {*data} - {"limit", "starting_after", "subscription"}:
+        raise Problem(400, "invalid_request_error", "parameter_unknown", f"{unknown}")
+    of, name = LISTED_BELOW[(kind, *parts[1:])]
+    owner = parts[0] if parts else data[name]
+    found = [one for one in OBJECTS.values() if one["object"] == of and one[name] == owner]
+    return lists.listing(found, of, data, path)
+
+
 def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> dict[str, Any]:
     if kind == "balance":
         return {"object": "balance", "available": []}
@@ -233,13 +264,9 @@ def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> di
         raise _missing(kind)
     if parts[1:2] == ["balance_transactions"]:
         found["balance"] = found.get("balance", 0) + int(data["amount"])
-        return {
-            "id": new_id("cbtxn"),
-            "object": "customer_balance_transaction",
-            "customer": found["id"],
-            "amount": int(data["amount"]),
-            "currency": data["currency"],
-        }
+        amount, currency = int(data["amount"]), data["currency"]
+        facts = {"customer": found["id"], "amount": amount, "currency": currency}
+        return _below("cbtxn", "customer_balance_transaction", found, **facts)
     if parts[1:2] == ["tax_ids"]:  # Whose tax is reversed has none on the invoice.
         found["tax_exempt"] = "none" if method == "DELETE" else "reverse"
         return {"id": parts[2] if parts[2:] else new_id("txi"), "object": "tax_id", "customer": found["id"]}
@@ -270,7 +297,10 @@ def books_of(kind: str, data: dict[str, str], path: str) -> dict[str, Any]:
                 "source": charge if of["object"] == "payment_intent" else of,
             }
         )
-    return lists.listing(found, kind, data, path)
+    page = lists.listing(found, kind, data, path)
+    if data.get("expand[0]") == "data.charge":
+        page["data"] = [{**one, "charge": OBJECTS.get(one["charge"] or "")} for one in page["data"]]
+    return page
 
 
 def listing(kind: str, data: dict[str, str], path: str) -> dict[str, Any]:
@@ -302,7 +332,7 @@ def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
         if len(OBJECTS) > before:  # Declined, it is there.
             _describe(next(reversed(OBJECTS.values())), data)
         raise
-    if method == "POST":
+    if method == "POST" and not path.endswith("/refund"):  # Which answers with the charge.
         _describe(body, data)
     return body
 
@@ -338,6 +368,8 @@ def _executed(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
     _, _, kind, *parts = path.split("/")
     if method == "GET" and "created[gte]" in data:
         return books_of("/".join([kind, *parts]), data, path)
+    if method == "GET" and (kind, *parts[1:]) in LISTED_BELOW and (parts[1:] or not parts):
+        return listing_below(kind, parts, data, path)
     if kind in BILLING.kinds:
         return BILLING.kinds[kind](method, parts, data)
     if method == "GET" and not parts and kind != "balance":

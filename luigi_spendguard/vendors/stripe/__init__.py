@@ -271,15 +271,16 @@ class Stripe(Vendor):
         return Request("GET", API_BASE + path, {**headers, **more})
 
     def search_tagged(
-        self, quote: Quote, request: Request, since_ms: int, until_ms: int, after: str = ""
+        self, quote: Quote, request: Request, span: tuple[int, int], after: str = ""
     ) -> Request | None:
-        params = read_parameters(request, quote.path)
-        path = lists.list_path(quote, params, since_ms, until_ms, after)
+        path = lists.Search(quote.path, read_parameters(request, quote.path), span).page(after)
         return None if path is None else self._get(path, request, {})
 
-    def read_tagged(self, quote: Quote, request: Request, listed: Reply, key: str) -> TaggedPage:
-        params = read_parameters(request, quote.path)
-        return TaggedPage(*lists.read_page(listed, tags.tag_of(key), params))
+    def read_tagged(
+        self, quote: Quote, request: Request, span: tuple[int, int], listed: Reply, key: str
+    ) -> TaggedPage:
+        search = lists.Search(quote.path, read_parameters(request, quote.path), span)
+        return TaggedPage(*search.read(listed, tags.tag_of(key)))
 
     def tag_text(self, key: str) -> str:
         return f"metadata:{tags.TAG}={tags.tag_of(key)}"
