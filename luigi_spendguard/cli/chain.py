@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luigi_spendguard.cli.books import LedgerUrl, refusals
-from luigi_spendguard.cli.context import Since, Stop, check_period, settings_of
+from luigi_spendguard.cli.context import Since, Stop, ends_of, settings_of
 from luigi_spendguard.counted import counted
-from luigi_spendguard.settings.policy import expiry_ms, moment
+from luigi_spendguard.settings.policy import moment
 
 if TYPE_CHECKING:
     from luigi_spendguard.ledger.audit.blocks import Block
@@ -46,8 +46,7 @@ def verify(
         raise Stop(f"there is no ledger at {place}", 1)
     files = KeyFiles(settings.audit_key)
     told = _told(anchor) if anchor is not None else iter(())
-    check_period(since, None)
-    since_ms = None if since is None else expiry_ms(since)
+    since_ms, _ = ends_of(since)
     try:
         with refusals(Tampered):
             keys = files.trusted() if public_key is None else public_keys(public_key)

@@ -12,7 +12,7 @@ import click
 from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.config import Settings
 from luigi_spendguard.money import BadAmount, Micros, parse_usd
-from luigi_spendguard.settings.policy import expiry_ms, moment, ttl_ms
+from luigi_spendguard.settings.policy import BadPeriod, check_period, expiry_ms, moment, ttl_ms
 
 T = TypeVar("T")
 
@@ -54,12 +54,19 @@ FORMAT = click.option(
 )
 
 
-def check_period(since: str | None, until: str | None) -> None:
-    """End with bad usage where a period (of `Since`) has not been, or has no length."""
-    if since is not None and expiry_ms(since) > time.time() * 1000:
-        raise click.UsageError(f"--since {since} is in the future: only what has been can be read")
-    if since is not None and until is not None and expiry_ms(since) >= expiry_ms(until):
-        raise click.UsageError(f"the period is empty: it begins at {since} and ends at {until}")
+def ends_of(
+    since: str | None, until: str | None = None, *, over: bool = False
+) -> tuple[int | None, int | None]:
+    """Return both ends of a period (of `Since`) in milliseconds since the epoch; None: without that end.
+
+    Ends with bad usage where that is none, or is to be `over` and is not.
+    """
+    begins, ends = (None if end is None else expiry_ms(end) for end in (since, until))
+    try:
+        check_period(begins, ends, int(time.time() + 1) * 1000, over=over)  # Its second goes on.
+    except BadPeriod as error:
+        raise click.UsageError(str(error)) from None
+    return begins, ends
 
 
 class Stop(click.ClickException):

@@ -14,11 +14,11 @@ from typing import IO, Any
 import click
 
 from luigi_spendguard.cli.books import refusals
-from luigi_spendguard.cli.context import Since, Stop, check_period, settings_of
+from luigi_spendguard.cli.context import Since, Stop, ends_of, settings_of
 from luigi_spendguard.cli.run_names import RunName
 from luigi_spendguard.cli.tables import csv_cell
 from luigi_spendguard.counted import counted
-from luigi_spendguard.settings.policy import expiry_ms, moment
+from luigi_spendguard.settings.policy import moment
 
 #: Rows of a Parquet file's row group.
 _GROUP = 4000
@@ -53,12 +53,12 @@ def export(form: str, since: str | None, until: str | None, run_id: str | None, 
         _parquet()
         if out is None:
             raise click.UsageError("--format parquet goes with --out FILE")
-    check_period(since, until)
+    ends = ends_of(since, until)
     place = settings_of().ledger
     with refusals(), opened(place, read_only=True) as books, books.reading(slow=True) as tx:
         check_format(tx, place, is_now=True)
         named = None if run_id is None else run_named(tx, run_id)
-        rows = texts(tx, Wanted(_ms(since), _ms(until), named))
+        rows = texts(tx, Wanted(*ends, named))
         if out is None:
             _WRITERS[form](rows, sys.stdout.buffer)
             return
@@ -69,10 +69,6 @@ def export(form: str, since: str | None, until: str | None, run_id: str | None, 
                 count = _WRITERS[form](rows, file)
             copies.name_new(made, out)
     click.echo(f"{out}: {counted(count, 'row')} of {named or 'all runs'}, as they were sealed.", err=True)
-
-
-def _ms(value: str | None) -> int | None:
-    return None if value is None else expiry_ms(value)
 
 
 def _parquet() -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ import click
 
 from luigi_spendguard import config, redaction
 from luigi_spendguard.cli.api_client import OperatorError, path_of
-from luigi_spendguard.cli.context import Since, Stop, operator_of, settings_of
+from luigi_spendguard.cli.context import Since, Stop, ends_of, operator_of, settings_of
 from luigi_spendguard.cli.lists import cell_of
 from luigi_spendguard.cli.run_names import RunName
 from luigi_spendguard.cli.tables import plain
@@ -25,7 +25,7 @@ from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import BooksUnread, LedgerError
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol import command
-from luigi_spendguard.settings.policy import expiry_ms, moment
+from luigi_spendguard.settings.policy import moment
 from luigi_spendguard.vendors.registry import VENDORS
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def reconcile(vendor: str, since: str, until: str | None, applying: bool, form: 
     1 there are differences, 2 bad usage, 3 vendor or ledger cannot be read now (repeated, it goes on).
     """
     from luigi_spendguard.ledger.database.engines import opened  # Late, as all that not each command needs.
-    from luigi_spendguard.reconcile import BadPeriod, period_of
+    from luigi_spendguard.reconcile import LAG_MS
+    from luigi_spendguard.vendors.own_books import Period
 
     if which.pop("last"):
         if applying or until is not None or any(which.values()):
@@ -78,12 +79,10 @@ def reconcile(vendor: str, since: str, until: str | None, applying: bool, form: 
         _show_last(vendor, form)
         return
     settings, which["run_id"] = settings_of(), which["run_id"] or ""
-    try:
-        until_ms = None if until is None else expiry_ms(until)
-        now = int(time.time() + 1) * 1000  # The second that goes on has begun.
-        period = period_of(expiry_ms(since), until_ms, now)
-    except BadPeriod as error:
-        raise click.UsageError(str(error)) from None
+    since_ms, until_ms = ends_of(since, until or moment(int(time.time() * 1000) - LAG_MS), over=True)
+    assert since_ms is not None
+    assert until_ms is not None
+    period = Period(since_ms, until_ms)
     secret = _secret_of(vendor, settings)
     place = settings.ledger
     if isinstance(place, Path) and not place.exists():

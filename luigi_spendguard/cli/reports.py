@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from luigi_spendguard.cli.api_client import Operator, path_of
-from luigi_spendguard.cli.context import Since, operator_of
+from luigi_spendguard.cli.context import Since, ends_of, operator_of
 from luigi_spendguard.cli.lists import cell_of, footer
 from luigi_spendguard.cli.run_names import RunName, on_run
 from luigi_spendguard.cli.tables import Column, day_of, table_lines
@@ -53,6 +53,7 @@ def _of_period(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def reporting(run: str | None, **asked: Any) -> None:
+        ends_of(asked["since"], asked["until"])
         if run is None:
             command(**asked)
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from luigi_spendguard.cli.context import Since, operator_of
+from luigi_spendguard.cli.context import Since, ends_of, operator_of
 from luigi_spendguard.counted import counted
 from luigi_spendguard.money import Micros, format_usd, parse_usd
 
@@ -31,6 +31,7 @@ _STAY = {
 @click.option("--dry-run", is_flag=True, help="Only say what would be pruned.")
 def prune(before: str, dry_run: bool) -> None:
     """Delete the calls of runs that are over; their totals stay, and what is not to be paid for twice."""
+    ends_of(None, before, over=True)
     done: Counter[str] = Counter()
     stay: Counter[str] = Counter()
     answer: dict[str, Any] = {"next": 0}
@@ -74,6 +75,7 @@ def prune_audit(before: str, dry_run: bool) -> None:
 
     What they have sealed is then no longer shown to be as it was: export it before.
     """
+    ends_of(None, before, over=True)
     blocks = rows = 0
     answer: dict[str, Any] = {"more": True}
     last: dict[str, Any] = {"block": None}

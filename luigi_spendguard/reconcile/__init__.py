@@ -21,7 +21,6 @@ from luigi_spendguard.reconcile.differences import Difference
 from luigi_spendguard.reconcile.ledger_side import CanRead, accounts_of, bring
 from luigi_spendguard.reconcile.reading import BooksReader, CanSend
 from luigi_spendguard.reconcile.work_file import Work, WorkFile
-from luigi_spendguard.settings.policy import moment
 from luigi_spendguard.vendors import Vendor
 from luigi_spendguard.vendors.own_books import MARGIN_MS, OwnBooks, Period, Reading
 from luigi_spendguard.vendors.registry import VENDORS
@@ -30,25 +29,6 @@ from luigi_spendguard.vendors.registry import VENDORS
 LAG_MS = 5 * 60_000
 #: The most objects that are asked for one by one because no list has them.
 MOST_NAMED = 1000
-
-
-class BadPeriod(ValueError):
-    """A period is none; the message says why."""
-
-
-def period_of(since_ms: int, until_ms: int | None, now_ms: int) -> Period:
-    """Return a period. Raises BadPeriod for one that has not been, or has no length."""
-    until_ms = now_ms - LAG_MS if until_ms is None else until_ms
-    for name, at_ms in (("begins", since_ms), ("ends", until_ms)):
-        if at_ms > now_ms:
-            raise BadPeriod(
-                f"the period {name} in the future ({moment(at_ms)}): only what has been can be read"
-            )
-    if since_ms >= until_ms:
-        raise BadPeriod(
-            f"the period is empty: it begins at {moment(since_ms)} and ends at {moment(until_ms)}"
-        )
-    return Period(since_ms, until_ms)
 
 
 @dataclass
@@ -145,4 +125,4 @@ def forget_old(folder: Path, older_than_s: float = 30 * 86400) -> None:
                     path.unlink()
 
 
-__all__ = ["LAG_MS", "MARGIN_MS", "BadPeriod", "Reconciled", "Reconciler", "forget_old", "period_of"]
+__all__ = ["LAG_MS", "MARGIN_MS", "Reconciled", "Reconciler", "forget_old"]

@@ -117,6 +117,26 @@ def moment(ms: int | None) -> str | None:
     return datetime.fromtimestamp(ms // 1000, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+class BadPeriod(ValueError):
+    """A period is none; the message says why."""
+
+
+def check_period(since_ms: int | None, until_ms: int | None, now_ms: int, *, over: bool = False) -> None:
+    """Raise BadPeriod for a period that has not begun, or has no length, or is to be `over` and is not.
+
+    All in milliseconds since the epoch; None: without that end.
+    """
+    for name, at_ms in (("begins", since_ms), ("ends", until_ms if over else None)):
+        if at_ms is not None and at_ms > now_ms:
+            raise BadPeriod(
+                f"the period {name} in the future ({moment(at_ms)}): only what has been can be looked at"
+            )
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise BadPeriod(
+            f"the period is empty: it begins at {moment(since_ms)} and ends at {moment(until_ms)}"
+        )
+
+
 def is_allowed(patterns: Sequence[str], line: str, operation: str) -> bool:
     """Return whether an allowlist lets an operation pass; an empty one lets every priced one pass.
 

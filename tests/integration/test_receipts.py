@@ -196,7 +196,7 @@ def test_some_are_asked_for(books: SealedBooks, tmp_path: Path, monkeypatch: pyt
     assert [one["seq"] for one in lines] == sorted({one["seq"] for one in lines})
     assert len(lines) > 8
     future = run("export", "--format", "jsonl", "--since", "2100-01-01")
-    assert (future.exit_code, "is in the future" in future.output) == (2, True)
+    assert (future.exit_code, "begins in the future" in future.output) == (2, True)
     backwards = run("export", "--format", "jsonl", "--since", "1d", "--until", "2d")
     assert (backwards.exit_code, "the period is empty" in backwards.output) == (2, True)
     assert run("export", "--format", "jsonl", "--until", "2020-01-01").output == ""

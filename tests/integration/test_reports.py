@@ -103,8 +103,6 @@ def test_a_report_says_the_same_in_every_form(site: Site) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["cost", "--since", "2099-01-01"], "the period begins in the future, on 2099-01-01"),
-        (["cost", "--since", "2026-02-01", "--until", "2026-01-01"], "the period ends before it begins"),
         (["cost", "--by", "week"], "'by' must be one of run, root, task"),
         (["cost", "--by", "tag:nobodys"], "no run has a tag nobodys"),
         (["denied", "--run", "nobodys"], "nobodys"),
@@ -115,6 +113,27 @@ def test_what_no_report_can_be_of_is_one_sentence(site: Site, command: list[str]
     pay(site, "one", 100)
     code, out, err = site.cli("report", *command)
     assert (code, out, words in err, err.count("\n")) == (1, "", True, 1), err
+
+
+#: What reads a period, or takes what was before a moment.
+OF_A_PERIOD = (
+    *(("report", one) for one in ("cost", "denied", "forecast", "focus")),
+    *(("audit", "export", "--format", "csv"), ("audit", "verify"), ("audit", "prune"), ("prune",)),
+    ("reconcile", "stripe"),
+)
+
+
+@pytest.mark.parametrize("command", OF_A_PERIOD, ids=lambda one: "-".join(one[:2]))
+def test_a_period_that_is_none_is_bad_usage_everywhere(site: Site, command: tuple[str, ...]) -> None:
+    pay(site, "one", 100)
+    begins = "--before" if "prune" in command else "--since"
+    code, out, err = site.cli(*command, begins, "2099-01-01", **site.secrets)
+    assert (code, out, "in the future (2099-01-01T00:00:00Z)" in err) == (2, "", True), err
+    if command[-1] in ("prune", "verify"):
+        return
+    code, out, err = site.cli(*command, "--since", "2026-02-01", "--until", "2026-01-01", **site.secrets)
+    words = "the period is empty: it begins at 2026-02-01T00:00:00Z and ends at 2026-01-01T00:00:00Z"
+    assert (code, out, words in err) == (2, "", True), err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.ledger.queries import check_run
 from luigi_spendguard.protocol.messages import BadMessage
+from luigi_spendguard.settings.policy import BadPeriod, check_period
 
 DAY_MS = 86_400_000
 #: Rows of a report at the most.
@@ -41,13 +42,11 @@ class ReportPeriod:
         return {"since": self.since, "until": self.until, "run_id": self.run_id}
 
     def check(self, tx: Tx) -> None:
-        """Raise BadMessage for a period that is in the future or ends before it begins; NotFound."""
-        since, until = self.ends
-        if since > tx.now():
-            day = day_of(since // DAY_MS)
-            raise BadMessage(f"the period begins in the future, on {day}: nothing is spent yet")
-        if until <= since:
-            raise BadMessage("the period ends before it begins")
+        """Raise BadMessage for a period that is none; NotFound."""
+        try:
+            check_period(self.since, self.until, tx.now())
+        except BadPeriod as error:
+            raise BadMessage(str(error)) from None
         if self.run_id is not None:
             check_run(tx, self.run_id)
 
