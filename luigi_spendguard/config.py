@@ -148,6 +148,7 @@ class Settings:
             "vendor_tasks": list(self.vendor_tasks),
             "caps": {family: _shown(cap) for family, cap in sorted(caps.families.items())},
             "family_caps": {family: _shown(cap) for family, cap in sorted(caps.task_families.items())},
+            "tags": {family: dict(tags) for family, tags in sorted(self.tags.items())},
             "vendors": {name: vendor_in_force(self.vendor(name)) for name in VENDORS},
         }
 

@@ -192,6 +192,7 @@ async def whoami(service: LedgerService, call: ApiCall, request: NoFields) -> An
         "may": [role for role in ROLES if caller.may(role)],
         "alone_usd": None if alone is None else plain_usd(alone),
         "top_up_usd": None if limit is None or caller.may("admin") else plain_usd(limit),
+        "without_token": [one.name for one in service.settings.operators.values() if one.token is None],
     }
 
 

@@ -282,6 +282,7 @@ def test_whoami(staffed: Site) -> None:
         "may": ["read", "operate"],
         "alone_usd": "1000.00",
         "top_up_usd": "50.00",
+        "without_token": [],
     }
     assert told(ADMIN) == {
         "name": None,
@@ -290,6 +291,7 @@ def test_whoami(staffed: Site) -> None:
         "may": ["read", "operate", "admin"],
         "alone_usd": "1000.00",
         "top_up_usd": None,
+        "without_token": [],
     }
 
 
@@ -523,6 +525,9 @@ def test_a_reload_ends_a_token_at_once_and_takes_no_role_away_by_a_line_that_is_
         said = reload(spendguard_operators={"alice": None})
         assert "luigi.cfg was reloaded: [spendguard_operators] alice changed" in said
         assert [status(who) for who in TOKENS] == [200, 401, 200, 200]
+        reload(spendguard_operators={"dave": "${NOBODY_SETS_IT}"})
+        lacks = send(site, "GET", "/whoami", token=TOKENS["reader"]).json["without_token"]
+        assert (lacks, site.cli("check")[1].count("dave may not change anything")) == (["dave"], 1)
         # With the last line of one both are gone.
         gone = reload(spendguard_operators={"reader": None}, spendguard_roles={"reader": None})
         assert "luigi.cfg was reloaded" in gone

@@ -30,6 +30,7 @@ from luigi_spendguard.cli.tokens import Token, is_said, leads_here, worker_token
 from luigi_spendguard.config import Settings
 from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import LedgerError
+from luigi_spendguard.settings.operators import OPERATORS
 
 
 def findings(settings: Settings, operator: Operator, modules: tuple[str, ...] = ()) -> Iterator[Finding]:
@@ -69,6 +70,7 @@ def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> 
     yield from unasked(vendors.vendors(settings, there, gateway_works=mended), why)
     yield from refused or unasked([_tokens(settings, there)], why)
     yield from unasked(caps.rules(settings, there, tasks), why)
+    yield from unasked(caps.tags(settings, there, tasks), why)
     yield spool.waiting()
     yield from _retcode()
     waits = settings.on_blocked == "wait"
@@ -134,6 +136,12 @@ def _who(settings: Settings, operator: Operator) -> Iterator[Finding]:
             yield Finding("operators", str(error), Grade.MISSING)
         return
     yield Finding("operators", f"luigid takes you for {told['shown']}, of role {told['role']}")
+    for name in told.get("without_token", ()):  # An earlier luigid does not tell.
+        text = (
+            f"{name} may not change anything: the token in [{OPERATORS}] cannot be had by luigid, as its "
+            "variable is not set there, or its file may not be read"
+        )
+        yield Finding("operators of luigid", text, Grade.LOOK)
 
 
 def _admin_token(settings: Settings, operator: Operator, there: InForce) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from luigi_spendguard.cli import in_force
 from luigi_spendguard.cli.api_client import Operator, OperatorError
@@ -91,6 +92,15 @@ def of_the_day(operator: Operator, there: InForce) -> Iterator[Finding]:
             f"ledger has that daily_cap_usd; luigid's own is {format_usd(there.caps.day)}: give all the same"
         )
         yield Finding("all runs", text, Grade.LOOK)
+
+
+def tags(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]:
+    """Yield what the runs of each root are counted under; a luigid of before does not tell."""
+    for family, told in sorted(there.told.get("tags", {}).items()):
+        text = f"runs are counted under {', '.join(f'{name}: {value}' for name, value in told.items())}"
+        doubts = _doubts(settings, there, tasks, "tags", family)
+        unlike = [replace(one, grade=Grade.LOOK) if one.grade is Grade.MISSING else one for one in doubts]
+        yield Finding(f"tags {family}", text).unless(unlike)  # What they miss keeps no call from being made.
 
 
 def _duplicates(there: InForce) -> Iterator[Finding]:

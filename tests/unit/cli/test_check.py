@@ -23,6 +23,7 @@ from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import rpcs
 from luigi_spendguard.protocol.rpcs import FinishRequest
 from luigi_spendguard.redaction import Secret
+from luigi_spendguard.settings.operators import NamedOperator
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -145,6 +146,57 @@ def test_a_gateway_that_is_shown_keys_in_clear_is_missing_tls(tmp_path: Path) ->
     assert missing == [
         "MISSING gateway: http://gateway.example.com:8083 would show vault keys to the network, while luigid "
         "is reached by https: calls are denied until both are https"
+    ]
+
+
+def test_tags_of_a_family_that_nobody_has_seen_are_no_error_but_said(tmp_path: Path) -> None:
+    tags = {"Charge": {"team": "billing"}, "Chrage": {"team": "billing", "ticket": "OPS-12"}}
+    settings = Settings(tmp_path / "books.db", tags=tags)
+    luigid = Luigid(tmp_path, caps=Caps(default=Micros(1)), tags=tags)
+    found = [one for one in findings(settings, luigid) if one.subject.startswith("tags ")]
+    counted = "runs are counted under team: billing"
+    misspelt = f"look    tags Chrage: {counted}, ticket: OPS-12; luigid has seen no task Chrage"
+    assert [str(one) for one in found] == [
+        f"ok      tags Charge: {counted}",
+        f"{misspelt}: did you mean Charge?",
+    ]
+    found = [one for one in findings(settings, luigid, ("json",)) if one.subject == "tags Chrage"]
+    [line] = found
+    assert line.grade is Grade.LOOK
+    assert "Chrage is no task of these modules, nor seen before" in line.text
+    [line] = [one for one in findings(settings, Unreachable()) if one.subject == "tags Chrage"]
+    assert (line.grade, line.text) == (Grade.UNKNOWN, f"{counted}, ticket: OPS-12; not asked")
+
+
+def test_an_operator_without_a_token_is_said_of_luigid_and_of_no_client(tmp_path: Path) -> None:
+    class Asked(Luigid):
+        def get(self, path: str) -> Any:
+            lacks = {"shown": "alice", "role": "operate", "without_token": self.without_token}
+            return lacks if path == "/whoami" else super().get(path)
+
+        without_token: tuple[str, ...] = ()
+
+    tokens = {"alice": Secret("alice-" + "a1" * 16), "bob": None}
+    settings = Settings(
+        tmp_path / "books.db",
+        operators={name: NamedOperator(name, token=one) for name, one in tokens.items()},
+    )
+    luigid = Asked(tmp_path, caps=Caps(default=Micros(1)))
+
+    def said() -> list[str]:
+        return [str(one) for one in findings(settings, luigid) if one.subject.startswith("operators")]
+
+    at_a_client = [
+        "ok      operators: alice has role operate",
+        "ok      operators: bob has role operate, whose token cannot be had here",
+        "ok      operators: luigid takes you for alice, of role operate",
+    ]
+    assert said() == at_a_client
+    luigid.without_token = ("bob",)
+    assert said() == [
+        *at_a_client,
+        "look    operators of luigid: bob may not change anything: the token in [spendguard_operators] "
+        "cannot be had by luigid, as its variable is not set there, or its file may not be read",
     ]
 
 
