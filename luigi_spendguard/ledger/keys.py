@@ -104,7 +104,25 @@ def issue(
     row = key_row(tx, key_id)
     keep_budgets(tx, key_budgets(run["run_id"], row, str(tx.value(f"SELECT {TODAY}"))))
     journal(tx, JournalEntry("issue", run_id=run["run_id"], note=key_id))
+    journal(
+        tx, JournalEntry("terms", run_id=run["run_id"], note=terms_note({**row, "key_hash": key_hash(key)}))
+    )
     return {**row, "note": run["note"]}, key
+
+
+#: What the journal has of a key's terms.
+_TERMS = (
+    *("vendor", "label", "allowed_endpoints", "allowed_customers", "allowed_accounts", "budget"),
+    *("run_cap_micros", "daily_cap_micros", "expires_at"),
+)
+
+
+def terms_note(row: Row) -> str:
+    """Return what the journal says of a key's terms (a row of `key_terms`, with `key_hash`): they are sealed
+    by that, and so is which key it is.
+    """
+    said = {name: row[name] for name in _TERMS} | {"key": row["key_hash"][:16]}
+    return f"{row['id']} {json.dumps(said, ensure_ascii=False, sort_keys=True)}"
 
 
 def _run_of(tx: Tx, terms: Terms, caps: Caps, tags: Mapping[str, Mapping[str, str]], key_id: str) -> Row:

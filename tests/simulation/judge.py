@@ -11,6 +11,7 @@ from typing import Any
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked
 from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.ledger import overview, queries, snapshot, totals
+from luigi_spendguard.ledger.audit.rights import wrongs
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.money import Micros, parse_usd, plain_usd
@@ -164,6 +165,8 @@ class Judge:
         """Each call, and each budget, is what the journal says."""
         wrong = discrepancies(self.site.tx())
         check(not wrong, "P3", f"the journal says otherwise: {wrong}")
+        in_force = [*wrongs(self.site.tx())]
+        check(not in_force, "P8", f"no entry says what is in force: {in_force}")
         sums: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         for entry in self.site.tx().all("SELECT * FROM journal WHERE call_id IS NOT NULL"):
             for place, name in enumerate(("spent", "reserved", "overrun")):

@@ -8,6 +8,7 @@ from typing import Any
 
 from luigi_spendguard.ledger import Ledger, calls, claims, reservations, runs, settlement
 from luigi_spendguard.ledger.audit import rows
+from luigi_spendguard.ledger.audit.rights import wrongs
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.ledger.foreseen import naming
@@ -40,7 +41,9 @@ class Books:
         result = self.ledger.write(operation, *args).result(20)
         for name, row in self.read(_sealable)[1].items():
             begun_read = name not in before and not row["wire_key"] and row["state"] == "pending"
-            if row != before.get(name) and not begun_read:
+            then = before.get(name)
+            is_same = then is not None and (rows.differing(then, row) or rows.let_go(then, row)) is None
+            if not is_same and not begun_read:
                 assert self.read(_has_entry, name, last), f"call {name} has changed, and no entry says so"
         return result
 
@@ -114,8 +117,8 @@ class Books:
         return run["spent_micros"], run["reserved_micros"], run["overrun_micros"]
 
     def audit(self) -> list[str]:
-        """Return what does not add up."""
-        return self.read(discrepancies)
+        """Return what does not add up, or is in force and no entry says so."""
+        return [*self.read(discrepancies), *self.read(_not_said)]
 
     def restart(self) -> None:
         """Close the file and open it again."""
@@ -128,6 +131,10 @@ def _sealable(tx: Any) -> tuple[int, dict[str, dict[str, Any]]]:
     return last_entry(tx), {
         row["id"]: rows.call_object(row) for row in tx.all(f"SELECT {rows.SEALED} {rows.FROM_CALLS}")
     }
+
+
+def _not_said(tx: Any) -> list[str]:
+    return [*wrongs(tx)]
 
 
 def _has_entry(tx: Any, call_id: str, since: int) -> bool:

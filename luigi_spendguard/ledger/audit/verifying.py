@@ -1,8 +1,9 @@
 """`verify`: whether the books are as they were sealed. It says the first row that is not.
 
 First the chain itself, with each entry of the journal beside what was sealed of it; then each call, with the
-last that was sealed of it; then the budgets' totals. Some rows at a time are in memory. Others may write
-meanwhile: what the journal says and no block has yet is not sealed, and so are the calls that it is about.
+last that was sealed of it; then the budgets' totals, and what is in force beside. Some rows at a time are in
+memory. Others may write meanwhile: what the journal says and no block has yet is not sealed, and so are the
+calls that it is about.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from luigi_spendguard.ledger.audit import rows
 from luigi_spendguard.ledger.audit.blocks import Block, block_of, last_block
 from luigi_spendguard.ledger.audit.chain import Chain, Keys, check_chain, check_known
+from luigi_spendguard.ledger.audit.rights import wrongs
 from luigi_spendguard.ledger.audit.signing import Head
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.audit.tampering import (
@@ -99,6 +101,8 @@ def _verified(tx: Tx, keys: Keys, head: Head | None, told: Iterable[Block], sinc
     _check_pruned(tx, chain, pruned)
     for wrong in discrepancies(tx):
         raise Tampered(f"a total was changed: {wrong}")
+    for wrong in wrongs(tx):
+        raise Tampered(f"what is in force was changed: {wrong}")
     return _with_unsealed(tx, found)
 
 

@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 
 from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
+from luigi_spendguard.ledger.audit.rights import wrongs
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.money import Micros, parse_usd
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
@@ -403,6 +404,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def the_books_add_up(self) -> None:
         if hasattr(self, "service"):
             assert self.do(self.service.read(discrepancies)) in ([], None), "P3"
+            assert self.do(self.service.read(lambda tx: [*wrongs(tx)])) in ([], None), "P8"
 
     @invariant()
     def nobody_pays_twice(self) -> None:

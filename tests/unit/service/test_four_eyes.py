@@ -14,6 +14,7 @@ import pytest
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, NotAllowed, NotFound
 from luigi_spendguard.ledger.actions import ActionFilter, actions
+from luigi_spendguard.ledger.audit.rights import wrongs
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import NOW
 from luigi_spendguard.ledger.top_ups import RequestFilter
@@ -100,6 +101,7 @@ def luigid(tmp_path: Path) -> Iterator[Staffed]:
     made = Staffed(tmp_path, day=Micros(1000 * USD), task_families={"V": Micros(5 * USD)})
     made.run()
     yield made
+    assert made.do(made.service.read(lambda tx: [*wrongs(tx)])) == []
     made.end()
 
 

@@ -79,6 +79,7 @@ class Copy:
 
     def change(self, sql: str, *values: Any) -> int:
         with closing(sqlite3.connect(self.path)) as db:
+            db.execute("PRAGMA ignore_check_constraints = 1")
             count = db.execute(sql, values).rowcount
             db.commit()
         return count
@@ -258,6 +259,70 @@ def test_a_call_that_its_budgets_count_no_more_is_found(copy: Copy) -> None:
     copy.change(f"UPDATE budget SET spent_micros = spent_micros - 7000000 WHERE id IN {among}")
     copy.change(f"DELETE FROM call_budget WHERE call_id = {SETTLED}")
     assert re.search(r"call \S+ \(.*was changed since: budgets was \[[\d,]+\] and is \[\]", copy.found())
+
+
+#: What is in force beside the calls, and is changed without an entry that says so.
+RIGHTS: dict[str, tuple[str, str]] = {
+    "a run is not revoked any more": (
+        "UPDATE run SET state = 'active' WHERE run_id = 'revoked'",
+        "run revoked was revoked, and is not any more",
+    ),
+    "a run is not frozen any more": (
+        "UPDATE run SET state = 'active' WHERE run_id = 'frozen'",
+        "run frozen was frozen by what a vendor billed above a reservation, and is active without a top-up",
+    ),
+    "a key of a revoked run": (
+        "UPDATE claim SET state = 'open' WHERE run_id = 'revoked'",
+        r"vault key \S+ was revoked, or its run, and is in force",
+    ),
+    "what a key may call": (
+        "UPDATE key_terms SET allowed_endpoints = '[]'",
+        r"the terms of vault key key_\w+ are not those that it was issued on",
+    ),
+    "which key it is": (
+        "UPDATE claim SET key_hash = 'abc' WHERE id IN (SELECT id FROM key_terms)",
+        r"the terms of vault key key_\w+ are not those that it was issued on",
+    ),
+    "a key that nobody has issued": (
+        "INSERT INTO key_terms SELECT 'key_1', vendor, label, allowed_endpoints, allowed_customers,"
+        " allowed_accounts, budget, run_cap_micros, daily_cap_micros, expires_at FROM key_terms",
+        "vault key key_1 was issued by nobody: no entry says so",
+    ),
+    "an approved forecast": (
+        "UPDATE approval SET amount_micros = 99000000 WHERE task_id = ''",
+        "what was approved of run run is not what an operator has approved",
+    ),
+    "an approved task": (
+        "UPDATE approval SET run_id = 'other' WHERE task_id <> ''",
+        "what was approved of run other, task Charge_dear is not what an operator has approved",
+    ),
+    "an approved duplicate": (
+        "UPDATE duplicate_approval SET amount_micros = 99000000",
+        r"what was approved of task Charge_26 beside call \S+ is not what an operator has approved",
+    ),
+    "a top-up that nobody has asked for": (
+        "INSERT INTO top_up_request (id, request_id, run_id, scope, part, amount_micros, asked_by,"
+        " asked_from, asked_at, expires_at, state, ended_from) VALUES"
+        " ('tu_1', 'a', 'run', 'run', '', 9000000, 'alice',"
+        " 'alice at 127.0.0.1', 1, 9999999999999, 'waiting', '')",
+        "top-up tu_1 is not what was asked for, or not by whom",
+    ),
+    "what a cap of luigi.cfg is raised by": (
+        "UPDATE budget SET raised_micros = 9000000 WHERE scope = 'family'",
+        r"budget family run Charge is raised by \$7.00 more than its top-ups come to",
+    ),
+    "what shadow mode has lent": (
+        "UPDATE budget SET shadow_micros = -1 WHERE scope = 'run' AND subject = 'run'",
+        "budget run run lends what it has not got",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHTS)
+def test_what_is_in_force_is_what_the_journal_says(copy: Copy, name: str) -> None:
+    sql, said = RIGHTS[name]
+    assert copy.change(sql) > 0
+    assert re.search(f"^what is in force was changed: {said}", copy.found())
 
 
 def test_a_call_that_was_put_in_is_found(copy: Copy) -> None:
