@@ -26,28 +26,46 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.argument("run", metavar="RUN", type=RunName())
 @click.option("--out", type=_FILE, help="A new file; RUN.receipt.json here, if not named.")
 def receipt(run: str, out: Path | None) -> None:
-    """Write what is sealed of a run to a file that anybody can check, without this ledger."""
+    """Write what is sealed of a run to a file that anybody can check, without this ledger.
+
+    The whole audit is looked through before, as `audit verify` does it: the file is signed for all rows of
+    the run.
+    """
     from luigi_spendguard.ledger.audit.receipts import receipt as parts
     from luigi_spendguard.ledger.audit.receipts import run_named, sealed_of
     from luigi_spendguard.ledger.audit.signing import KeyFiles
+    from luigi_spendguard.ledger.audit.tampering import Tampered
+    from luigi_spendguard.ledger.audit.verifying import verify
     from luigi_spendguard.ledger.database import copies
     from luigi_spendguard.ledger.database.engines import opened
     from luigi_spendguard.ledger.migrations import check_format
 
     place, files = settings_of().ledger, KeyFiles(settings_of().audit_key)
+    if not files.key.exists():
+        raise Stop(
+            f"a receipt is signed, and the audit's key {files.key} is not here: make it where luigid has "
+            "that, as luigid's user",
+            1,
+        )
+    with refusals():
+        signer, head = files.signer(), files.head()
     with refusals(), opened(place, read_only=True) as books, books.reading(slow=True) as tx:
         check_format(tx, place, is_now=True)
         run_id = run_named(tx, run)
         found = sealed_of(tx, run_id)
         if not found.rows:
             raise Stop(f"nothing of run {run_id} is sealed yet: luigid does so within seconds of a call", 1)
+        try:
+            chain = verify(tx, files.trusted(), head=head).chain
+        except Tampered as error:
+            raise Stop(f"Not as it was sealed: {error}. No receipt is made of such a ledger.", 1) from None
         path = out if out is not None else Path(f"{_file_name(run_id)}.receipt.json")
         if path.exists():
             raise Stop(f"{path} is there already: name a file that is not with --out", 1)
-        pem = files.trusted_file.read_text("ascii") if files.trusted_file.exists() else ""
+        pem = files.trusted_file.read_text("ascii")
         with copies.new_file(path, path) as made:
             with made.open("w", encoding="utf-8") as file:
-                file.writelines(parts(tx, run_id, [pem] if pem else []))
+                file.writelines(parts(tx, run_id, chain, [pem], signer))
             copies.name_new(made, path)
     click.echo(
         f"{path}: {counted(found.rows, 'row')} of run {run_id}, for whoever has the public key: `spendguard "
@@ -87,7 +105,7 @@ def check_receipt(file: Path, key: Path | None) -> None:
         proved = check(data, None if key is None else public_keys(key))
     for line in _said(proved, is_key_given=key is not None):
         click.echo(plain(line))
-    if proved.gap is not None:
+    if proved.lacks:
         raise SystemExit(1)
 
 
@@ -97,14 +115,12 @@ def _said(proved: Proved, *, is_key_given: bool) -> Iterator[str]:
     rows = counted(len(proved.entries) + len(proved.calls), "row")
     signed = f"signed by key {', '.join(proved.keys)}"
     there = f"run {proved.run_id}: {rows} in {counted(proved.blocks, 'block')}, {signed}."
-    if proved.gap is None:
-        yield f"PROVED: {there}"
-    else:
-        yield (
-            f"NOT WHOLE: behind row {proved.gap} the run's totals change without an entry: rows were left "
-            "away. Ask for the receipt again."
-        )
+    if proved.lacks:
+        yield f"NOT WHOLE: {proved.lacks}. Ask for the receipt again."
         yield f"What is there was sealed so: {there}"
+    else:
+        yield f"PROVED: {there}"
+        yield from _extent(proved)
     yield f"Sealed from {first} to {last}, in ledger {proved.ledger}; nothing in them was changed since."
     if not is_key_given:
         yield (
@@ -117,10 +133,6 @@ def _said(proved: Proved, *, is_key_given: bool) -> Iterator[str]:
             f"{_usd(totals['run_spent_usd'])} of a cap of {_usd(totals['run_cap_usd'])}, reserved "
             f"{_usd(totals['run_reserved_usd'])}, overrun {_usd(totals['run_overrun_usd'])}."
         )
-    if proved.gap is None and proved.is_from_the_beginning:
-        yield "Its totals add up from its opening to there: no entry that changed them was left away."
-    elif proved.gap is None:
-        yield "Its totals add up from the first entry here; what was before that is not in the receipt."
     calls = proved.last_calls
     states = Counter(row["state"] or row["verdict"] for row in calls)
     if calls:
@@ -128,6 +140,20 @@ def _said(proved: Proved, *, is_key_given: bool) -> Iterator[str]:
         yield f"{counted(len(calls), 'call')}: {each}."
     for row in calls:
         yield f"  {_call(row)}"
+
+
+def _extent(proved: Proved) -> Iterator[str]:
+    """Yield of what time the rows are all that there are, in words."""
+    last, made = (time_of("at")({"at": one}) for one in (proved.last_sealed, proved.made_at))
+    yield (
+        f"Whole: these are all rows of the run up to block {proved.last_block} of the audit (sealed {last}), "
+        f"the last one when the receipt was made ({made})."
+    )
+    if not proved.is_from_the_beginning:
+        yield f"What was sealed of it before block {proved.first_block} was pruned, and is not in it."
+    if proved.unsealed:
+        what = counted(proved.unsealed, "entry that was", "entries that were")
+        yield f"Not in it: {what} not sealed yet then."
 
 
 def _usd(text: str) -> str:

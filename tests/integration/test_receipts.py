@@ -69,7 +69,7 @@ def test_a_receipt_is_made_and_says_what_it_proves(books: SealedBooks, tmp_path:
     [key] = books.files.trusted()
     assert re.search(rf"PROVED: run nightly-42: \d+ rows in 3 blocks, signed by key {key}\.", done.output)
     assert "spent $6.00 of a cap of $50.00, reserved $0.00, overrun $0.00" in done.output
-    assert "no entry that changed them was left away" in done.output
+    assert "these are all rows of the run up to block 3 of the audit" in done.output
     assert "3 calls: 3 settled." in done.output
     assert "allowed, settled, $2.00: stripe payment_intents.create, object pi_" in done.output
     assert "came with the receipt itself" not in done.output
@@ -101,9 +101,9 @@ def test_it_is_checked_with_no_setting_no_ledger_and_no_network(
     ("old", "new", "said"),
     [
         (r"\"settled_usd\":\"2.00\"", r"\"settled_usd\":\"1.00\"", "is not what was sealed there"),
-        ('"sealed_at":1', '"sealed_at":2', "does not have the signature of key"),
+        ('"sealed_at":1', '"sealed_at":2', "or the signature, was changed"),
         ('"run_id":"nightly-42"', '"run_id":"other"', "is of another run, nightly-42"),
-        ("\n]}", "", "it is no JSON, or was cut off"),
+        ("\n],", "", "it is no JSON, or was cut off"),
     ],
 )
 def test_a_receipt_that_was_changed_says_so(
@@ -131,8 +131,23 @@ def test_a_receipt_that_is_not_whole_says_so_first_and_fails(books: SealedBooks,
     (tmp_path / "it.json").write_text(without_a_row((tmp_path / "it.json").read_text()))
     done = run("check-receipt", "it.json")
     assert done.exit_code == 1
-    assert done.output.startswith("NOT WHOLE: behind row ")
+    assert re.match(r"NOT WHOLE: 1 of its \d+ rows were left away\. Ask for the receipt again\.", done.output)
     assert "PROVED" not in done.output
+
+
+def test_a_receipt_is_made_where_the_key_is_and_of_an_audit_that_is_whole(
+    books: SealedBooks, tmp_path: Path
+) -> None:
+    run("receipt", "nightly-42", "--out", "before.json")
+    books.write(lambda tx: tx.run("UPDATE audit_row SET run_id = 'run' WHERE run_id = 'nightly-42'"))
+    books.write(lambda tx: tx.run("UPDATE audit_row SET run_id = 'nightly-42' WHERE seq = 1"))
+    done = run("receipt", "nightly-42")
+    assert (done.exit_code, "Not as it was sealed: row 1 of block 1" in done.output) == (1, True), done.output
+    books.files.key.rename(tmp_path / "elsewhere")
+    done = run("receipt", "nightly-42")
+    assert (done.exit_code, f"the audit's key {books.files.key} is not here" in done.output) == (1, True)
+    assert not books.files.key.exists()
+    assert run("check-receipt", "before.json").exit_code == 0
 
 
 def blocks(language: str) -> list[str]:
@@ -156,13 +171,13 @@ def test_the_page_says_how_to_check_it_without_us(books: SealedBooks, tmp_path: 
     ours, python, openssl = blocks("sh")[1:]
     for script, said in (
         (ours, "PROVED"),
-        (python, "are what was sealed; spent 6.00 of 50.00 USD"),
+        (python, "all that blocks 1 to 3 have, are what was sealed; spent 6.00 of 50.00 USD"),
         (openssl, ""),
     ):
         done = sh(script)
         assert done.returncode == 0, (script, done.stderr)
         assert said in done.stdout
-    assert "Signature Verified Successfully" in done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("Signature Verified Successfully") == 2
     whole = (tmp_path / "nightly-42.json").read_text()
     (tmp_path / "nightly-42.json").write_text(whole.replace(r"\"2.00\"", r"\"1.00\""))
     assert [sh(script).returncode for script in (ours, python)] == [1, 1]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from luigi_spendguard import strict_json
+from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import LedgerError
 from luigi_spendguard.ledger.audit.merkle import leaf_hash, root_of_path
-from luigi_spendguard.ledger.audit.receipts import FORMAT, head_of
+from luigi_spendguard.ledger.audit.receipts import FORMAT, head_of, statement_of
 from luigi_spendguard.ledger.audit.rows import AFTER
-from luigi_spendguard.ledger.audit.signing import is_signed, key_id, public_keys_of
+from luigi_spendguard.ledger.audit.signing import is_signed, public_keys_of
 from luigi_spendguard.money import BadAmount, parse_usd
 
 if TYPE_CHECKING:
@@ -30,11 +32,13 @@ class Proved:
     """What a receipt proves.
 
     Attributes:
-        keys: the ids of the keys that have signed its blocks.
+        keys: the ids of the keys that have signed its blocks, and the receipt itself.
         sealed: when its first and its last block were sealed, in milliseconds since the epoch.
         entries, calls: its rows, oldest first; of a call that is sealed several times all states.
-        gap: behind which of its rows something of the run's totals is missing; None: nothing is, behind the
-            first one.
+        first_block, last_block: from which to which the audit was looked through for rows of the run.
+        last_sealed: when the last one of them was sealed, `made_at` when the receipt was made, as above.
+        unsealed: how many entries of the run were not sealed yet then.
+        lacks: what is missing, in words; "": nothing is.
 
     """
 
@@ -45,7 +49,12 @@ class Proved:
     sealed: tuple[int, int] = (0, 0)
     entries: list[Row] = field(default_factory=list)
     calls: list[Row] = field(default_factory=list)
-    gap: int | None = None
+    first_block: int = 0
+    last_block: int = 0
+    last_sealed: int = 0
+    made_at: int = 0
+    unsealed: int = 0
+    lacks: str = ""
 
     @property
     def last_calls(self) -> list[Row]:
@@ -54,8 +63,8 @@ class Proved:
 
     @property
     def is_from_the_beginning(self) -> bool:
-        """Whether the first entry is that of the run's opening."""
-        return bool(self.entries) and self.entries[0]["kind"] == "open"
+        """Whether nothing that was sealed of the run before can be pruned."""
+        return self.first_block == 1 or (bool(self.entries) and self.entries[0]["kind"] == "open")
 
     @property
     def totals(self) -> Row | None:
@@ -80,7 +89,7 @@ def check(data: bytes, trusted: Mapping[str, Ed25519PublicKey] | None = None) ->
     if not times:
         raise NotProved("it has no block: nothing of the run was sealed when it was made")
     proved.blocks, proved.sealed = len(times), (min(times), max(times))
-    proved.gap = _gap(proved)
+    _check_statement(receipt, proved, keys)
     return proved
 
 
@@ -94,6 +103,41 @@ def _read(data: bytes) -> Row:
     return receipt
 
 
+def _check_statement(receipt: Row, proved: Proved, keys: Mapping[str, Ed25519PublicKey]) -> None:
+    """Take it for proved which rows of the run there are, or say what is missing of them."""
+    names = ("first_block", "last_block", "sealed_at", "made_at", "unsealed", "rows")
+    first, last, sealed_at, made_at, unsealed, rows = (_whole(receipt, name) for name in names)
+    hashed = _text(receipt, "hash")
+    _check_signature(statement_of, receipt, keys, "the receipt itself")
+    texts = [row["text"] for part in receipt["blocks"] for row in part["rows"]]
+    if len(texts) < rows:
+        proved.lacks = f"{rows - len(texts)} of its {counted(rows, 'row')} were left away"
+    elif sha256(b"".join(map(leaf_hash, texts))).hexdigest() != hashed:
+        raise NotProved("its rows are not those that it was signed for: it was put together of several")
+    elif (gap := _gap(proved)) is not None:
+        proved.lacks = f"behind row {gap} the run's totals change without an entry: it was made without that"
+    proved.first_block, proved.last_block, proved.last_sealed = first, last, sealed_at
+    proved.made_at, proved.unsealed = made_at, unsealed
+    if receipt["key_id"] not in proved.keys:
+        proved.keys.append(receipt["key_id"])
+
+
+def _check_signature(
+    text_of: Callable[[Row], str], signed: Row, keys: Mapping[str, Ed25519PublicKey], what: str
+) -> None:
+    """Look whether a part of the receipt is signed by the key that it names."""
+    signature, name = _text(signed, "signature"), _text(signed, "key_id")
+    key = keys.get(name)
+    if key is None:
+        known = ", ".join(sorted(keys)) or "none"
+        raise NotProved(f"{what} is signed by key {name[:64]}, and the public keys given are {known}")
+    if not is_signed(text_of(signed), signature, key):
+        raise NotProved(
+            f"{what} does not have the signature of key {name}: something of it, or the signature, was "
+            "changed"
+        )
+
+
 def _check_block(
     part: Any, proved: Proved, keys: Mapping[str, Ed25519PublicKey], before: tuple[int, int, int]
 ) -> tuple[int, int, int]:
@@ -105,14 +149,7 @@ def _check_block(
     for name in ("root", "previous"):
         _text(part, name)
     where = f"block {number}"
-    key = keys.get(_text(part, "key_id"))
-    if key is None:
-        known = ", ".join(sorted(keys)) or "none"
-        raise NotProved(
-            f"{where} is signed by key {part['key_id'][:64]}, and the public keys given are {known}"
-        )
-    if not is_signed(head_of(part, proved.ledger), _text(part, "signature"), key):
-        raise NotProved(f"{where} does not have the signature of key {key_id(key)}: its head was changed")
+    _check_signature(lambda head: head_of(head, proved.ledger), part, keys, where)
     if number <= before[0] or first <= before[1] or last < first or entry < before[2]:
         raise NotProved(f"{where} does not come behind the one before it")
     hashes = [_bytes(one, where) for one in _texts(part, "hashes")]
@@ -121,8 +158,8 @@ def _check_block(
         seq = _check_row(row, part, proved, hashes, seq)
     if not seq:
         raise NotProved(f"{where} has no row")
-    if key_id(key) not in proved.keys:
-        proved.keys.append(key_id(key))
+    if part["key_id"] not in proved.keys:
+        proved.keys.append(part["key_id"])
     return number, last, entry
 
 

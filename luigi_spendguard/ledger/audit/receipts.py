@@ -1,24 +1,34 @@
 """Receipts: what is sealed of one run, in a file that shows by itself that it belongs to the audit.
 
 A receipt has the run's rows as they were hashed, for each the hashes that lead to its block's root (RFC
-6962), the blocks' signed heads and the public keys. Nothing of another run is in it but hashes.
+6962), the blocks' signed heads and the public keys. It is signed itself for exactly those rows, by who has
+looked that they are all: so that none can be left away. Nothing of another run is in it but hashes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.audit.blocks import Block, block_of, head_text
+from luigi_spendguard.ledger.audit.chain import Chain
 from luigi_spendguard.ledger.audit.merkle import leaf_hash, path
 from luigi_spendguard.ledger.audit.rows import canonical
+from luigi_spendguard.ledger.audit.signing import Signer
 from luigi_spendguard.ledger.database import Tx
 
 #: What a receipt is called by its first field.
-FORMAT = "spendguard-receipt-1"
+FORMAT = "spendguard-receipt-2"
 #: What of a block's head the others of the file do not say.
 _HEAD = ("number", "first_seq", "last_seq", "entry", "root", "previous", "key_id", "sealed_at")
+#: What is signed of the receipt itself: how many rows there are of the run and their hash, of the blocks from
+#: which to which, and how many entries were not sealed yet.
+_STATEMENT = (
+    *("format", "run_id", "ledger", "made_at", "key_id", "rows", "hash", "first_block", "last_block"),
+    *("sealed_at", "unsealed"),
+)
 
 
 class Sealed(NamedTuple):
@@ -47,7 +57,7 @@ def run_named(tx: Tx, name: str) -> str:
 
 
 def sealed_of(tx: Tx, run_id: str) -> Sealed:
-    """Return how much of a run is sealed."""
+    """Return how much of a run is sealed; what is about to be pruned counts."""
     rows = tx.value("SELECT count(*) FROM audit_row WHERE run_id = ?", run_id)
     unsealed = tx.value(
         "SELECT count(*) FROM journal WHERE run_id = ?"
@@ -57,26 +67,35 @@ def sealed_of(tx: Tx, run_id: str) -> Sealed:
     return Sealed(int(rows), int(unsealed))
 
 
-def receipt(tx: Tx, run_id: str, keys: Collection[str]) -> Iterator[str]:
-    """Yield the parts of a run's receipt (JSON); `keys` are the public keys, as PEM.
+def receipt(tx: Tx, run_id: str, chain: Chain, keys: Iterable[str], signer: Signer) -> Iterator[str]:
+    """Yield the parts of a run's receipt (JSON), signed by `signer`; `keys` are the public keys, as PEM.
 
-    One block at a time is in memory.
+    `chain` is what `verify` has found whole in this very transaction, so that no row of the run's is amiss.
+    One block at a time is in memory. Raises NotFound where nothing of the run is in the chain.
     """
-    numbers = [
-        int(row["block"])
-        for row in tx.all("SELECT DISTINCT block FROM audit_row WHERE run_id = ? ORDER BY block", run_id)
-    ]
-    first = None if not numbers else block_of(tx, numbers[0])
-    ledger = "" if first is None else first.ledger
-    about = {"format": FORMAT, "run_id": run_id, "ledger": ledger, "made_at": tx.now()}
+    first, last = chain.first, chain.last
+    numbers = tx.all(
+        "SELECT DISTINCT block FROM audit_row WHERE run_id = ? AND block >= ? ORDER BY block",
+        run_id,
+        0 if first is None else first.number,
+    )
+    if first is None or last is None or not numbers:
+        raise NotFound(f"nothing of run {run_id} is sealed")
+    about: dict[str, Any] = {"format": FORMAT, "run_id": run_id, "ledger": last.ledger, "made_at": tx.now()}
+    about |= {"first_block": first.number, "last_block": last.number, "sealed_at": last.sealed_at}
     yield canonical({**about, "public_keys": sorted(keys)})[:-1] + ',"blocks":['
-    between = "\n"
-    for number in numbers:
-        block = block_of(tx, number)
+    between, rows, hashed = "\n", 0, sha256()
+    for row in numbers:
+        block = block_of(tx, row["block"])
         assert block is not None
-        yield between + canonical(_part(tx, run_id, block))
-        between = ",\n"
-    yield "\n]}\n"
+        part = _part(tx, run_id, block)
+        yield between + canonical(part)
+        between, rows = ",\n", rows + len(part["rows"])
+        hashed.update(b"".join(leaf_hash(one["text"]) for one in part["rows"]))
+    end = {"key_id": signer.key_id, "rows": rows, "hash": hashed.hexdigest()}
+    end |= {"unsealed": sealed_of(tx, run_id).unsealed}
+    signature = signer.sign(statement_of(about | end))
+    yield "\n]," + canonical({**end, "signature": signature})[1:] + "\n"
 
 
 def _part(tx: Tx, run_id: str, block: Block) -> dict[str, Any]:
@@ -100,3 +119,8 @@ def _part(tx: Tx, run_id: str, block: Block) -> dict[str, Any]:
 def head_of(part: dict[str, Any], ledger: str) -> str:
     """Return what was signed of a receipt's block."""
     return head_text({name: part[name] for name in _HEAD} | {"ledger": ledger})
+
+
+def statement_of(receipt: Mapping[str, Any]) -> str:
+    """Return what was signed of a receipt itself."""
+    return canonical({name: receipt[name] for name in _STATEMENT})

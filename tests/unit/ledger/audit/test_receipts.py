@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from hypothesis import strategies as st
 from luigi_spendguard.errors import LedgerError, NotFound
 from luigi_spendguard.ledger import runs
 from luigi_spendguard.ledger.audit.checking import NotProved, check
-from luigi_spendguard.ledger.audit.receipts import receipt, run_named, sealed_of
+from luigi_spendguard.ledger.audit.checkpoints import delete_some, say
+from luigi_spendguard.ledger.audit.merkle import leaf_hash
+from luigi_spendguard.ledger.audit.receipts import receipt, run_named, sealed_of, statement_of
 from luigi_spendguard.ledger.audit.signing import KeyFiles, public_keys
+from luigi_spendguard.ledger.audit.verifying import verify
+from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
 from tests.support.sealed import SealedBooks
@@ -45,13 +50,19 @@ def pay(books: SealedBooks, task_id: str, usd: int, run_id: str = "run") -> None
 
 def made(books: SealedBooks, run_id: str = "run") -> bytes:
     pem = books.files.trusted_file.read_text()
-    return "".join(books.read(lambda tx: list(receipt(tx, run_id, [pem])))).encode()
+
+    def parts(tx: Tx) -> list[str]:
+        chain = verify(tx, books.files.trusted()).chain
+        return list(receipt(tx, run_id, chain, [pem], books.files.signer()))
+
+    return "".join(books.read(parts)).encode()
 
 
 def test_it_proves_the_rows_of_its_run_and_shows_no_other(books: SealedBooks) -> None:
     data = made(books)
     proved = check(data)
-    assert (proved.run_id, proved.blocks, proved.gap) == ("run", 3, None)
+    assert (proved.run_id, proved.blocks, proved.lacks) == ("run", 3, "")
+    assert (proved.first_block, proved.last_block, proved.unsealed) == (1, 3, 0)
     assert proved.is_from_the_beginning
     assert [row["settled_usd"] for row in proved.last_calls] == ["1.00", "2.00", "3.00"]
     assert proved.totals is not None
@@ -150,6 +161,11 @@ TAMPERED: dict[str, tuple[Change, str]] = {
         "something else",
     ),
     "another format": (lambda one: one.update(format="receipt-2"), "no receipt that this version reads"),
+    "how many rows there are": (lambda one: one.update(rows=one["rows"] - 1), "the receipt itself does not"),
+    "up to when": (lambda one: one.update(last_block=9), "the receipt itself does not have the signature"),
+    "what is not sealed yet": (lambda one: one.update(unsealed=9), "the receipt itself does not have"),
+    "its own signature": (lambda one: one.update(signature="00"), "or the signature, was changed"),
+    "no count of rows": (lambda one: one.pop("rows"), "rows is missing, or no whole number"),
 }
 
 
@@ -168,16 +184,74 @@ def test_a_file_that_was_cut_off_is_said(books: SealedBooks, left: int) -> None:
         check(made(books)[:left])
 
 
-def test_entries_that_were_left_away_are_missed(books: SealedBooks) -> None:
+Rows = list[dict[str, Any]]
+
+
+def _without(receipt: dict[str, Any], is_gone: Callable[[int, dict[str, Any]], bool]) -> None:
+    """Leave rows away from a receipt, by their block's number and what they say; and blocks without rows."""
+    for block in receipt["blocks"]:
+        rows: Rows = block["rows"]
+        block["rows"] = [row for row in rows if not is_gone(block["number"], json.loads(row["text"]))]
+    receipt["blocks"] = [block for block in receipt["blocks"] if block["rows"]]
+
+
+LEFT_AWAY: dict[str, Callable[[int, dict[str, Any]], bool]] = {
+    "the last block": lambda block, row: block == 4,
+    "the first block": lambda block, row: block == 1,
+    "the opening": lambda block, row: row.get("kind") == "open",
+    "an entry that moves money": lambda block, row: block == 2 and row.get("kind") == "settle",
+    "all calls": lambda block, row: row["row"] == "call",
+    "all entries": lambda block, row: row["row"] == "entry",
+    "a denied call, with its entry": lambda block, row: row.get("kind") == "deny" or "denied" in str(row),
+    "the last row": lambda block, row: block == 4 and row["row"] == "call",
+}
+
+
+@pytest.mark.parametrize("what", LEFT_AWAY)
+def test_rows_that_were_left_away_are_missed(books: SealedBooks, what: str) -> None:
+    key = books.claim("Dear", "run")
+    assert books.reserve(key, books.ask(10_000 * USD)).verdict == "denied"
+    books.seal()
     receipt = json.loads(made(books))
-    rows = receipt["blocks"][1]["rows"]
-    gone = next(row for row in rows if '"kind":"settle"' in row["text"])
-    rows.remove(gone)
-    proved = check(json.dumps(receipt).encode())
-    assert proved.gap is not None
-    assert proved.gap < gone["seq"]
-    receipt["blocks"][0]["rows"] = receipt["blocks"][0]["rows"][1:]
-    assert not check(json.dumps(receipt).encode()).is_from_the_beginning
+    before = sum(len(block["rows"]) for block in receipt["blocks"])
+    _without(receipt, LEFT_AWAY[what])
+    gone = before - sum(len(block["rows"]) for block in receipt["blocks"])
+    assert gone
+    assert check(json.dumps(receipt).encode()).lacks == f"{gone} of its {before} rows were left away"
+
+
+def test_a_receipt_is_of_the_moment_it_was_made_at(books: SealedBooks) -> None:
+    earlier, last = json.loads(made(books)), check(made(books)).last_block
+    pay(books, "Late", 1)
+    assert check(made(books)).unsealed == 2
+    books.seal()
+    later = json.loads(made(books))
+    assert check(json.dumps(earlier).encode()).last_block == last
+    later["blocks"] = [*earlier["blocks"][:2], later["blocks"][3]]
+    assert check(json.dumps(later).encode()).lacks
+    both = {**earlier, "blocks": json.loads(made(books))["blocks"]}
+    with pytest.raises(NotProved, match="put together of several"):
+        check(json.dumps(both).encode())
+
+
+def test_who_signs_a_receipt_that_leaves_money_away_is_found_out_by_its_totals(books: SealedBooks) -> None:
+    receipt = json.loads(made(books))
+    _without(receipt, LEFT_AWAY["an entry that moves money"])
+    texts = [row["text"] for block in receipt["blocks"] for row in block["rows"]]
+    receipt["rows"] = len(texts)
+    receipt["hash"] = sha256(b"".join(map(leaf_hash, texts))).hexdigest()
+    receipt["signature"] = books.files.signer().sign(statement_of(receipt))
+    assert "the run's totals change without an entry" in check(json.dumps(receipt).encode()).lacks
+
+
+def test_what_was_pruned_is_not_said_to_be_there(books: SealedBooks) -> None:
+    books.write(say, 2**52)
+    books.seal()
+    books.write(delete_some)
+    pay(books, "Late", 1)
+    books.seal()
+    proved = check(made(books))
+    assert (proved.first_block, proved.is_from_the_beginning, proved.lacks) == (4, False, "")
 
 
 def test_another_key_is_not_believed(books: SealedBooks, tmp_path: Path) -> None:
@@ -197,7 +271,7 @@ def test_top_ups_and_revokes_add_up(books: SealedBooks) -> None:
     books.seal()
     proved = check(made(books))
     assert [row["kind"] for row in proved.entries[-2:]] == ["top_up", "revoke"]
-    assert proved.gap is None
+    assert proved.lacks == ""
     assert proved.totals is not None
     assert proved.totals["run_cap_usd"] == "1005.00"
 
