@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
+from luigi_spendguard.cli import outputs
 from luigi_spendguard.cli.books import refusals
-from luigi_spendguard.cli.context import Since, Stop, ends_of, settings_of
+from luigi_spendguard.cli.context import Since, ends_of, settings_of
 from luigi_spendguard.cli.run_names import RunName
 from luigi_spendguard.cli.tables import csv_cell
 from luigi_spendguard.counted import counted
 from luigi_spendguard.settings.policy import moment
 
-#: Rows of a Parquet file's row group.
-_GROUP = 4000
 _Rows = Iterable[list[tuple[int, str]]]
 
 
@@ -38,45 +35,25 @@ _Rows = Iterable[list[tuple[int, str]]]
     type=RunName(),
     help="Rows of this run alone: its id, or a beginning that no other has.",
 )
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A new file, if not standard output."
-)
+@outputs.OUT
 def export(form: str, since: str | None, until: str | None, run_id: str | None, out: Path | None) -> None:
     """Write all that is sealed, oldest first: each line, or row, is what a block's signature vouches for."""
     from luigi_spendguard.ledger.audit.exporting import Wanted, texts
     from luigi_spendguard.ledger.audit.receipts import run_named
-    from luigi_spendguard.ledger.database import copies
     from luigi_spendguard.ledger.database.engines import opened
     from luigi_spendguard.ledger.migrations import check_format
 
-    if form == "parquet":
-        _parquet()
-        if out is None:
-            raise click.UsageError("--format parquet goes with --out FILE")
+    outputs.check_form(form, out)
     ends = ends_of(since, until)
     place = settings_of().ledger
     with refusals(), opened(place, read_only=True) as books, books.reading(slow=True) as tx:
         check_format(tx, place, is_now=True)
         named = None if run_id is None else run_named(tx, run_id)
         rows = texts(tx, Wanted(*ends, named))
-        if out is None:
-            _WRITERS[form](rows, sys.stdout.buffer)
-            return
-        if out.exists():
-            raise Stop(f"{out} is there already: name a file that is not", 1)
-        with copies.new_file(out, out) as made:
-            with made.open("wb") as file:
-                count = _WRITERS[form](rows, file)
-            copies.name_new(made, out)
-    click.echo(f"{out}: {counted(count, 'row')} of {named or 'all runs'}, as they were sealed.", err=True)
-
-
-def _parquet() -> tuple[Any, Any]:
-    """Return pyarrow and its part that writes Parquet. Raises Stop where it is not installed."""
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError:
-        raise Stop("--format parquet needs pyarrow: pip install 'luigi-spendguard[parquet]'", 2) from None
+        with outputs.opened(out) as file:
+            count = _WRITERS[form](rows, file)
+    if out is not None:
+        click.echo(f"{out}: {counted(count, 'row')} of {named or 'all runs'}, as they were sealed.", err=True)
 
 
 def _write_jsonl(rows: _Rows, file: IO[bytes]) -> int:
@@ -132,33 +109,16 @@ def _second(seconds: int) -> str:
 
 
 def _write_parquet(rows: _Rows, file: IO[bytes]) -> int:
-    """Write a Parquet file, a row group at a time; return how many rows it has."""
+    """Write a Parquet file; return how many rows it has."""
     from luigi_spendguard.ledger.audit.exporting import COLUMNS, flat
 
-    pyarrow, parquet = _parquet()
-    types = {name: _type_of(name, pyarrow) for name in COLUMNS}
-    count = 0
-    with parquet.ParquetWriter(file, pyarrow.schema(list(types.items()))) as writer:
-        for some in _grouped(rows, _GROUP):
-            columns: dict[str, list[Any]] = {name: [None] * len(some) for name in COLUMNS}
-            for place, (block, text) in enumerate(some):
-                for name, value in flat(block, text).items():
-                    columns[name][place] = value
-            arrays = [_array(columns.pop(name), name, types[name], pyarrow) for name in COLUMNS]
-            writer.write_batch(pyarrow.record_batch(arrays, schema=writer.schema), row_group_size=_GROUP)
-            count += len(some)
-    return count
+    flattened = (_with_text_id(flat(block, text)) for some in rows for block, text in some)
+    return outputs.write_parquet(flattened, {name: _kind_of(name) for name in COLUMNS}, file)
 
 
-def _grouped(rows: _Rows, size: int) -> Iterator[list[tuple[int, str]]]:
-    group: list[tuple[int, str]] = []
-    for some in rows:
-        group += some
-        if len(group) >= size:
-            yield group
-            group = []
-    if group:
-        yield group
+def _with_text_id(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row whose `id` is a text: a call's is one, an entry's is a number."""
+    return {**row, "id": None if row.get("id") is None else str(row["id"])}
 
 
 _WHOLE = frozenset(
@@ -167,23 +127,14 @@ _WHOLE = frozenset(
 _TRUTHS = frozenset(["relayed", "declined", "tagged"])
 
 
-def _type_of(name: str, pyarrow: Any) -> Any:
+def _kind_of(name: str) -> str:
     if name in _WHOLE:
-        return pyarrow.int64()
+        return "whole"
     if name in _TRUTHS:
-        return pyarrow.bool_()
+        return "truth"
     if name in _TIMES:
-        return pyarrow.timestamp("ms", "UTC")
-    return pyarrow.decimal128(24, 6) if name.endswith("_usd") else pyarrow.string()
-
-
-def _array(values: list[Any], name: str, kind: Any, pyarrow: Any) -> Any:
-    """Return a column's values as what Parquet has them as; amounts, decimal texts, exactly."""
-    if name in _TRUTHS:
-        values = [None if value is None else bool(value) for value in values]
-    elif name == "id":  # A call's is a text, an entry's a number.
-        values = [None if value is None else str(value) for value in values]
-    return pyarrow.array(values).cast(kind) if name.endswith("_usd") else pyarrow.array(values, kind)
+        return "time"
+    return "usd" if name.endswith("_usd") else "text"
 
 
 _WRITERS: Mapping[str, Callable[[_Rows, IO[bytes]], int]] = {

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import itertools
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from luigi_spendguard.cli import outputs
 from luigi_spendguard.cli.api_client import Operator, path_of
+from luigi_spendguard.cli.books import refusals
 from luigi_spendguard.cli.context import Since, ends_of, operator_of
 from luigi_spendguard.cli.lists import cell_of, footer
 from luigi_spendguard.cli.run_names import RunName, on_run
 from luigi_spendguard.cli.tables import Column, day_of, table_lines
+from luigi_spendguard.counted import counted
 from luigi_spendguard.money import format_usd, micros_of
+
+if TYPE_CHECKING:
+    from luigi_spendguard.ledger.reports.focus import FocusColumn
 
 _MOMENT = "30m, 4h, 7d, 2026-11-26, or 2026-11-26T18:00:00Z"
 _OPTIONS = (
@@ -31,7 +39,8 @@ _FORMAT = click.option(
 )
 #: How long a report may take, in seconds: a million calls take some.
 PATIENCE_S = 600.0
-Rows = Sequence[Mapping[str, Any]]
+_Row = Mapping[str, Any]
+Rows = Sequence[_Row]
 
 
 @click.group(epilog="Example:  spendguard report cost --by vendor --since 7d --compare")
@@ -200,32 +209,76 @@ def forecast(form: str, **asked: str | None) -> None:
 
 @report.command(epilog="Example:  spendguard report focus --since 2026-11-01 --until 2026-12-01")
 @click.option(
-    "--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True, is_eager=True
+    "--format",
+    "form",
+    type=click.Choice(["csv", "json", "parquet"]),
+    default="csv",
+    show_default=True,
+    is_eager=True,
 )
+@outputs.OUT
 @_of_period
-def focus(form: str, **asked: str | None) -> None:
+def focus(form: str, out: Path | None, **asked: str | None) -> None:
     """Write what was booked as rows of FOCUS 1.2, the FinOps Foundation's format, for finance tools.
 
     A row for what each call came to, and for each later correction; page by page, however many there are.
     """
+    outputs.check_form(form, out)
+    rows = _focus_rows(asked)
+    first = list(itertools.islice(rows, 1))  # Nothing is written before luigid's first answer.
+    with refusals(), outputs.opened(out) as file:
+        count = _FOCUS[form](itertools.chain(first, rows), file)
+    if out is not None:
+        click.echo(f"{out}: {counted(count, 'row')}.", err=True)
+
+
+def _write_focus_csv(rows: Iterator[_Row], file: IO[bytes]) -> int:
+    """Write a CSV with a heading; return how many rows it has."""
+    names = [column.name for column in _columns()]
+    text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    writer.writerow(names)
+    count = 0
+    for row in rows:
+        writer.writerow([cell_of(row, name) for name in names])
+        count += 1
+    text.detach()
+    return count
+
+
+def _write_focus_json(rows: Iterator[_Row], file: IO[bytes]) -> int:
+    """Write an array of objects; return how many there are."""
+    decimals = {column.name for column in _columns() if column.type == "Decimal"}
+    count = 0
+    for count, row in enumerate(rows, 1):
+        file.write(f"{',' if count > 1 else '['}\n  {_focus_json(row, decimals)}".encode())
+    file.write(b"\n]\n" if count else b"[]\n")
+    return count
+
+
+#: What a column's values are in Parquet, by its type.
+_KINDS = {"Decimal": "usd", "Date/Time": "time"}
+
+
+def _write_focus_parquet(rows: Iterator[_Row], file: IO[bytes]) -> int:
+    """Write a Parquet file; return how many rows it has."""
+    kinds = {column.name: _KINDS.get(column.type, "text") for column in _columns()}
+    tagged = ({**row, "Tags": json.dumps(row["Tags"], ensure_ascii=False)} for row in rows)
+    return outputs.write_parquet(tagged, kinds, file)
+
+
+_FOCUS: Mapping[str, Callable[[Iterator[_Row], IO[bytes]], int]] = {
+    "csv": _write_focus_csv,
+    "json": _write_focus_json,
+    "parquet": _write_focus_parquet,
+}
+
+
+def _columns() -> Sequence[FocusColumn]:
     # Late: no other command needs what knows the books.
     from luigi_spendguard.ledger.reports.focus import COLUMNS
 
-    decimals = {column.name for column in COLUMNS if column.type == "Decimal"}
-    rows = _focus_rows(asked)
-    first = list(itertools.islice(rows, 1))  # Nothing is printed before luigid's first answer.
-    if form == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(column.name for column in COLUMNS)
-        writer.writerows(
-            [cell_of(row, column.name) for column in COLUMNS] for row in itertools.chain(first, rows)
-        )
-        return
-    mark = "["
-    for row in itertools.chain(first, rows):
-        click.echo(f"{mark}\n  {_focus_json(row, decimals)}", nl=False)
-        mark = ","
-    click.echo("[]" if mark == "[" else "\n]")
+    return COLUMNS
 
 
 def _focus_rows(asked: Mapping[str, str | None]) -> Iterator[Mapping[str, Any]]:

@@ -9,8 +9,12 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import stripe
 
@@ -203,10 +207,36 @@ def test_focus_is_written_for_finance_tools(site: Site) -> None:
     assert [row["BilledCost"] for row in told] == [3, 5, 7, 2]
     assert told[0]["ChargeClass"] is None
     assert json.loads(said(site, "focus", "--format", "json", "--until", "2026-01-01")) == []
+    for form in ("csv", "json", "parquet"):
+        file = site.folder / f"november.{form}"
+        code, out, err = site.cli("report", "focus", "--format", form, "--out", file.name)
+        assert (code, out, err) == (0, "", f"{file.name}: 4 rows.\n")
+        assert file.stat().st_mode & 0o777 == 0o600
+        if form != "parquet":
+            assert file.read_text("utf-8") == said(site, "focus", "--format", form)
+    table = pyarrow.parquet.read_table(file)
+    assert table.column_names == list(rows[0])
+    for row, of_csv in zip(table.to_pylist(), rows, strict=True):
+        assert {name: shown(value) for name, value in row.items()} == of_csv | {
+            name: shown(Decimal(of_csv[name])) for name in of_csv if isinstance(row[name], Decimal)
+        }
+    assert table.schema.field("BilledCost").type == pyarrow.decimal128(24, 6)
+    code, _, err = site.cli("report", "focus", "--out", "november.csv")
+    assert (code, "november.csv is there already" in err) == (1, True)
+    assert site.cli("report", "focus", "--format", "parquet")[0] == 2
+    assert site.cli("report", "focus", "--run", "nobody", "--out", "none.csv")[0] == 1
+    assert not (site.folder / "none.csv").exists()
     assert site.run("one")["outflow_usd"] == "2.00"
     assert "outflow    $2.00 of what was spent" in site.cli("run", "one")[1]
     total = found(site, "/reports/cost")["total"]
     assert (total["spent_usd"], total["outflow_usd"]) == ("17.00", "2.00")
+
+
+def shown(value: Any) -> str:
+    """Return a value of a Parquet file as its CSV has it; amounts with all six digits."""
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return "" if value is None else f"{value:.6f}" if isinstance(value, Decimal) else str(value)
 
 
 #: What the validator calls columns whose names have changed until FOCUS 1.0 was final.
