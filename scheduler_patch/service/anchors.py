@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -54,8 +55,9 @@ class Anchors:
             self._waiting = set(urls)
             self._changed.notify_all()
             if not self._is_running:
-                self._is_running = True
-                begin_thread(self._run, "spendguard-anchor")
+                with suppress(RuntimeError):  # A program that has ended begins no thread (Python 3.12.0).
+                    begin_thread(self._run, "spendguard-anchor")
+                    self._is_running = True
 
     def close(self) -> None:
         """Wait a moment for what is being told, and tell no more."""

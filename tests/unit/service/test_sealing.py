@@ -15,6 +15,7 @@ import pytest
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger import runs
+from luigi_spendguard.ledger.audit import blocks
 from luigi_spendguard.ledger.audit.blocks import Block, last_block
 from luigi_spendguard.ledger.audit.signing import KeyFiles
 from luigi_spendguard.money import Micros
@@ -89,6 +90,58 @@ def test_why_it_is_not_sealed_is_told_until_it_is(service: LedgerService) -> Non
     key.unlink()
     made.seal()
     assert service.audit_stopped == ""
+
+
+def test_another_key_file_is_gone_on_with_after_a_reload(service: LedgerService, tmp_path: Path) -> None:
+    made = Sealing(service)
+    open_run(service, "run")
+    made.seal()
+    service.settings = settings_in(tmp_path, audit_key_file=tmp_path / "elsewhere")
+    open_run(service, "other")
+    made.seal()
+    assert "not signed by a key in" in service.audit_stopped
+    assert str(tmp_path / "elsewhere.public") in service.audit_stopped
+
+
+def test_a_look_that_hangs_holds_nobody_up_at_the_end(
+    service: LedgerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealing, "EVERY_S", 0.001)
+    monkeypatch.setattr(sealing, "_END_S", 0.001)
+    made, hangs, over = Sealing(service), threading.Event(), threading.Event()
+    looks: list[bool] = []
+
+    def hang(*args: object, last: bool = False) -> bool:
+        looks.append(last)
+        hangs.set()
+        over.wait(20)
+        return False
+
+    monkeypatch.setattr(made, "seal", hang)
+    made.start()
+    assert hangs.wait(20)
+    made.finish()
+    assert looks == [False]
+    over.set()
+
+
+def test_a_program_that_has_ended_and_begins_no_thread_seals_what_there_is(
+    service: LedgerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(act: object, name: str) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(anchors, "begin_thread", refuse)
+    monkeypatch.setattr(blocks, "MOST", 1)
+    service.settings = settings_in(tmp_path, audit_anchor=("https://127.0.0.1:1/",))
+    for name in ("one", "two"):
+        open_run(service, name)
+    Sealing(service).finish()
+    block, head = last(service), KeyFiles(service.settings.audit_key).head()
+    assert block is not None
+    assert head is not None
+    assert (block.number, head.hash) == (2, block.hash)
+    assert "cannot be sealed" not in caplog.text
 
 
 def test_who_is_a_guest_leaves_it_to_who_has_the_key(service: LedgerService, tmp_path: Path) -> None:
