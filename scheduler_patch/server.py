@@ -29,6 +29,7 @@ from scheduler_patch.gateway import Gateway
 from scheduler_patch.gateway.handler import Nowhere, Unknown, nowhere, relay_routes
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService
+from scheduler_patch.service.doubts import look_up_doubts
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import HEAR_S, SWEEP_S
 from scheduler_patch.service.news import LOOK_S, News
@@ -146,6 +147,7 @@ def _begin(service: LedgerService, gateway: Gateway, news: News, drain: Callable
     IOLoop.current().add_callback(drain, gateway)
     IOLoop.current().add_callback(correct_prices, service)
     IOLoop.current().add_callback(reconcile_nightly, service)
+    IOLoop.current().add_callback(look_up_doubts, service)
     on_hangup(service)
     IOLoop.current().add_callback(take_over, service)
     PeriodicCallback(service.sweep, SWEEP_S * 1000).start()

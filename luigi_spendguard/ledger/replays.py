@@ -232,7 +232,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     if not ask.searched:
         return _search(tx, row)
     others = (row["vendor"], row["account"], row["id"])
-    free = _free(tx, row, ask.executed)
+    free = free_of(tx, row, ask.executed)
     equal = tx.value(
         "SELECT count(*) FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id IS NULL"
         " AND fingerprint IN (?, ?, ?)"
@@ -290,9 +290,8 @@ def _found_by_tag(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: i
             call_id=row["id"],
         )
     if not ask.searched:
-        last_at = max(row["created_at"], (row["granted_at"] or 0) + row["timeout_ms"])
-        return replace(_search(tx, row), wire_key=row["wire_key"], tagged=True, last_at=last_at)
-    free = _free(tx, row, ask.executed)
+        return search_by_tag(tx, row)
+    free = free_of(tx, row, ask.executed)
     if len(free) == 1:
         return _take_found(tx, row, regrant(tx, scope, row["id"], ask, number, now), free[0])
     shows = " ".join(ask.executed) or "nothing"
@@ -305,14 +304,25 @@ def _found_by_tag(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: i
     )
 
 
-def _take_found(tx: Tx, row: Row, granted: ReserveReply, object_id: str) -> ReserveReply:
-    """Let a call have made an object that was found at the vendor; who asks says what that has come to."""
+def search_by_tag(tx: Tx, row: Row) -> ReserveReply:
+    """Let who asks search for what a call has made by its tag, in the time of its sends."""
+    last_at = max(row["created_at"], (row["granted_at"] or 0) + row["timeout_ms"])
+    return replace(_search(tx, row), wire_key=row["wire_key"], tagged=True, last_at=last_at)
+
+
+def take_found(tx: Tx, row: Row, object_id: str) -> None:
+    """Let a call have made an object that was found at the vendor."""
     tx.run("UPDATE call SET object_id = ? WHERE id = ?", object_id, row["id"])
     journal(tx, event("found", row))
+
+
+def _take_found(tx: Tx, row: Row, granted: ReserveReply, object_id: str) -> ReserveReply:
+    """Let a call have made what was found; who asks says what that has come to."""
+    take_found(tx, row, object_id)
     return _as_found(granted, {**row, "object_id": object_id})
 
 
-def _free(tx: Tx, row: Row, objects: Iterable[str]) -> list[str]:
+def free_of(tx: Tx, row: Row, objects: Iterable[str]) -> list[str]:
     """Return those objects that no other call has opened, or acted on."""
     return [
         object_id

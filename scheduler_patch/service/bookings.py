@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from luigi_spendguard.ledger import (
     calls,
     claims,
     corrections,
+    doubts,
     keys,
     queries,
     reservations,
@@ -56,6 +58,12 @@ def correct(tx: Tx, request: CorrectRequest, relayed_too: bool) -> Booked[Row | 
     price = FollowedUp(request.total_micros, request.final, request.note, request.whole, request.problem)
     call = corrections.correct(tx, request.call_id, price, relayed_too=relayed_too)
     return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], request.call_id))
+
+
+def end_found(tx: Tx, call_id: str, ends: Mapping[str, EndRequest]) -> Booked[Row | None]:
+    """End a call by what was found of it at the vendor; return it, None: it stays as it is."""
+    call = doubts.end_found(tx, call_id, ends)
+    return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], call_id))
 
 
 def open_run(tx: Tx, request: runs.RunRequest, asked_at: float) -> Booked[Row]:

@@ -6,16 +6,12 @@ open: what goes wrong is in the log, and nothing waits for it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
-
-from tornado.ioloop import IOLoop
+from collections.abc import Callable
 
 from luigi_spendguard import config
 from luigi_spendguard.errors import SpendguardError
@@ -30,12 +26,12 @@ from luigi_spendguard.settings.policy import moment
 from luigi_spendguard.vendors.own_books import Period
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.service import LedgerService
+from scheduler_patch.service.threads import Do, in_this_loop
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
-#: Seconds between two looks at the clock, and for the service to do what is asked of it.
-EVERY_S, _PATIENCE_S = 60.0, 60.0
+#: Seconds between two looks at the clock.
+EVERY_S = 60.0
 #: Seconds after which a comparison says again that it goes on.
 _GOES_ON_S = 600.0
 
@@ -59,7 +55,7 @@ class Nightly:
     def __init__(
         self,
         service: LedgerService,
-        do: Callable[[Coroutine[Any, Any, Any]], Any],
+        do: Do,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._service, self._do, self._wait = service, do, wait
@@ -169,9 +165,6 @@ class Nightly:
 
 def reconcile_nightly(service: LedgerService) -> None:
     """Begin to look at the clock; called when the loop runs."""
-    loop: asyncio.AbstractEventLoop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]  # tornado's own
-
-    def do(what: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(what, loop).result(_PATIENCE_S)
-
-    threading.Thread(target=Nightly(service, do).run, name="spendguard-reconcile", daemon=True).start()
+    threading.Thread(
+        target=Nightly(service, in_this_loop()).run, name="spendguard-reconcile", daemon=True
+    ).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.integration.test_life_of_a_call import charge
 from tests.integration.test_tags import TAG, again, here, own, pretender, switch, task
 from tests.integration.test_turns import by_hand
 from tests.support.attempts import Pretender
+from tests.support.processes import wait_until
 from tests.support.site import FakeStripe, Site
 
 __all__ = ["here", "own", "task"]
@@ -235,3 +237,35 @@ def test_it_is_never_sent_again_by_whoever_takes_it_over(task: Pretender, vendor
     with again(task).attempt():
         charge()
     assert (counted(task), vendor.moved(), len(vendor.books()["objects"])) == (("1.00", "0.00"), 100, 1)
+
+
+def test_what_nobody_makes_again_luigid_looks_up_where_it_has_the_secret(
+    vendor: FakeStripe, tmp_path: Path
+) -> None:
+    """As soon as it is up, and by its clock from then on."""
+    with Site(tmp_path, stripe=vendor, gateway=True) as site:
+        task, other = pretender(site), pretender(site)
+        call_id = lost_a_day_ago(task, vendor, charge)
+        [made] = vendor.books()["objects"].values()
+        never = lost_a_day_ago(other, vendor, lambda: charge("cus_2"), fault="drop_before")
+        vendor.control(copies={"of": made["id"], "times": 1})
+        sent = len(vendor.posts())
+        site.restart()
+        wait_until(lambda: site.calls(task.run_id)[-1]["state"] == "settled")
+        wait_until(lambda: any(one["kind"] == "look_up" for one in _journal(site, never)))
+        [found] = [one for one in site.calls(task.run_id) if one["id"] == call_id]
+        assert (found["object_id"], counted(task), counted(other)) == (
+            made["id"],
+            ("1.00", "0.00"),
+            ("0.00", "1.00"),
+        )
+        with again(task).attempt():
+            assert charge().id == made["id"]
+        assert len(vendor.posts()) == sent
+        assert [one["kind"] for one in _journal(site, call_id)][-3:] == ["look_up", "found", "settle"]
+        assert site.cli("audit", "verify")[0] == 0
+
+
+def _journal(site: Site, call_id: str) -> list[dict[str, Any]]:
+    with site.books() as tx:
+        return tx.all("SELECT * FROM journal WHERE call_id = ? ORDER BY id", call_id)
