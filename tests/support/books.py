@@ -42,6 +42,8 @@ class Books:
         for name, row in self.read(_sealable)[1].items():
             begun_read = name not in before and not row["wire_key"] and row["state"] == "pending"
             then = before.get(name)
+            if then is not None:
+                assert {each: row[each] for each in rows.FIXED} == {each: then[each] for each in rows.FIXED}
             is_same = then is not None and (rows.differing(then, row) or rows.let_go(then, row)) is None
             if not is_same and not begun_read:
                 assert self.read(_has_entry, name, last), f"call {name} has changed, and no entry says so"

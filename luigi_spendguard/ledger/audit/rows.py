@@ -53,6 +53,12 @@ _AMOUNTS = {
 _DOCUMENTS = {"claim.params": "params", "claim.members": "members", "run.tags": "tags"}
 #: Which budgets a call takes from (JSON).
 _BUDGETS = "(SELECT json_group_array(budget_id) FROM call_budget WHERE call_budget.call_id = call.id)"
+#: What stays of a call as it was sealed first, whatever comes of it later.
+FIXED = (
+    *("id", "run_id", "root_family", "root_task_id", "run_label", "tags", "task_id", "family", "vendor"),
+    *("account", "operation", "method", "path", "target", "request_hash", "created_at", "currency"),
+    "asked_usd",
+)
 #: What is sealed of a call, of `FROM_CALLS`.
 SEALED = ", ".join(
     f"{column} AS {name}"

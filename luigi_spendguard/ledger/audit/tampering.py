@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,15 +73,23 @@ def read(tx: Tx, what: str, sql: str, *values: Any) -> list[Row]:
 
 
 def difference(
-    made: Callable[[Row], dict[str, Any]], row: Row, sealed: dict[str, Any], *, is_now: bool = True
+    made: Callable[[Row], dict[str, Any]],
+    row: Row,
+    sealed: dict[str, Any],
+    *,
+    is_now: bool = True,
+    names: Collection[str] | None = None,
 ) -> str | None:
     """Return in words how a row of the books differs from what was sealed of it, None where it does not.
 
-    `is_now`: what is in the books was changed; else what is in the audit.
+    `is_now`: what is in the books was changed; else what is in the audit. `names`: in these fields; None: in
+    any.
     """
     try:
         now = made(row)
     except (ValueError, TypeError, RecursionError):
         return "it has a value that none can have"
+    if names is not None:
+        now, sealed = ({name: one[name] for name in names if name in one} for one in (now, sealed))
     found = rows.differing(sealed, now) if is_now else rows.differing(now, sealed)
     return found or (rows.let_go(sealed, now) if is_now else None)

@@ -9,8 +9,9 @@ calls that it is about.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from luigi_spendguard.ledger.audit import rows
 from luigi_spendguard.ledger.audit.blocks import Block, block_of, last_block
@@ -29,18 +30,24 @@ from luigi_spendguard.ledger.audit.tampering import (
     when,
 )
 from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.money import Micros, format_usd
 
 #: Calls that are read at once.
 _CALLS = 500
-#: Each call as it is, with the last that was sealed of it, the last entry about it, and up to which the
-#: journal is sealed: one statement, so that all is of one moment.
+#: Each call as it is, with the first and the last that was sealed of it, the last entry about it and what its
+#: entries come to (spent, reserved, overrun), and up to which the journal is sealed: one statement, so that
+#: all is of one moment.
 _LIVE = (
     f"SELECT {rows.SEALED}, call.rowid AS place, latest.seq AS sealed_seq, latest.block AS sealed_block,"
-    " latest.text AS sealed_text,"
-    " (SELECT max(id) FROM journal WHERE journal.call_id = call.id) AS last_entry,"
+    " latest.text AS sealed_text, first.seq AS first_seq, first.block AS first_block,"
+    " CASE WHEN first.seq < latest.seq THEN first.text END AS first_text,"
+    " (SELECT max(id) || ' ' || sum(spent_micros) || ' ' || sum(reserved_micros) || ' ' ||"
+    " sum(overrun_micros) FROM journal WHERE journal.call_id = call.id) AS said,"
     " (SELECT max(entry) FROM audit_block) AS sealed_entry"
     f" {rows.FROM_CALLS} LEFT JOIN audit_row AS latest ON latest.seq ="
     " (SELECT max(seq) FROM audit_row WHERE audit_row.kind = 'call' AND audit_row.name = call.id)"
+    " LEFT JOIN audit_row AS first ON first.seq ="
+    " (SELECT min(seq) FROM audit_row WHERE audit_row.kind = 'call' AND audit_row.name = call.id)"
     f" WHERE call.rowid > ? AND (latest.seq IS NULL OR latest.seq >= ?) ORDER BY call.rowid LIMIT {_CALLS}"
 )
 #: Calls that were sealed and are not in the books, by run; `kept` are those of which entries are left that
@@ -117,22 +124,49 @@ def _check_calls(tx: Tx, first_seq: int, pruned_entry: int) -> int:
 
 
 def _check_call(tx: Tx, row: Row, pruned_entry: int) -> None:
-    if row["last_entry"] is not None and row["last_entry"] > row["sealed_entry"]:
-        return  # It is sealed anew with that.
-    if row["sealed_text"] is None and 0 < (row["last_entry"] or 0) <= pruned_entry:
-        return  # What was sealed of it is pruned.
-    if row["sealed_text"] is None:
+    last_entry, *said = map(int, (row["said"] or "0 0 0 0").split())
+    is_fresh = last_entry > row["sealed_entry"]  # It is sealed anew with that.
+    is_pruned = row["sealed_text"] is None and 0 < last_entry <= pruned_entry
+    if row["sealed_text"] is None and not is_fresh and not is_pruned:
         # What only reads has an entry when it has ended.
-        if row["last_entry"] is None and row["state"] == "pending" and not row["wire_key"]:
+        if not last_entry and row["state"] == "pending" and not row["wire_key"]:
             return
         text = call_named(row, f"made {moment_of(row['created_at'])}")
         raise Tampered(f"{text} is in the ledger, and in no block: it was put in")
-    sealed = json.loads(row["sealed_text"])
-    if what := difference(rows.call_object, row, sealed):
-        block = block_of(tx, row["sealed_block"])
+    if row["first_text"] is not None:
+        # Whatever came later, it is the same call.
+        _check_same(tx, row, json.loads(row["first_text"]), "first", rows.FIXED)
+    if row["sealed_text"] is not None:
+        names = rows.FIXED if is_fresh else None
+        _check_same(tx, row, json.loads(row["sealed_text"]), "sealed", names)
+    _check_amounts(row, said)
+
+
+def _check_same(
+    tx: Tx, row: Row, sealed: dict[str, Any], which: str, names: Collection[str] | None = None
+) -> None:
+    """Look whether a call is as it was sealed, `first` or last (`sealed`); `names`: in these fields."""
+    if what := difference(rows.call_object, row, sealed, names=names):
+        block = block_of(tx, row[f"{which}_block"])
         assert block is not None, "the chain was looked at before"
-        text = call_named(sealed, f"row {row['sealed_seq']} of {when(block)}")
-        raise Tampered(f"{text} was changed since: {what}", block, row["sealed_seq"])
+        text = call_named(sealed, f"row {row[f'{which}_seq']} of {when(block)}")
+        raise Tampered(f"{text} was changed since: {what}", block, row[f"{which}_seq"])
+
+
+def _check_amounts(row: Row, said: Sequence[int]) -> None:
+    """Look whether a call's amounts are what its entries come to: spent, reserved and overrun."""
+    amounts = [row[f"{name}_usd"] for name in ("settled", "corrected", "reserved", "overrun")]
+    if not all(isinstance(amount, int) for amount in amounts):
+        return  # Then it is not as it was sealed.
+    settled, corrected, reserved, overrun = amounts
+    is_open = row["state"] in ("pending", "in_doubt")
+    if (has := [settled + corrected, reserved if is_open else 0, overrun]) != said:
+        text = call_named(row, f"made {moment_of(row['created_at'])}")
+        shown = [", ".join(format_usd(Micros(one)) for one in some) for some in (has, said)]
+        raise Tampered(
+            f"the amounts of {text} were changed: spent, reserved and overrun are {shown[0]}, and its "
+            f"entries come to {shown[1]}"
+        )
 
 
 def _check_pruned(tx: Tx, chain: Chain, before: Sequence[Row]) -> None:

@@ -261,6 +261,54 @@ def test_a_call_that_its_budgets_count_no_more_is_found(copy: Copy) -> None:
     assert re.search(r"call \S+ \(.*was changed since: budgets was \[[\d,]+\] and is \[\]", copy.found())
 
 
+#: What is done to a call together with an entry that says nothing, so that it is sealed anew.
+BEHIND_AN_ENTRY: dict[str, tuple[str, str]] = {
+    "whom it paid": ("target = 'cus_me'", 'was changed since: target was "cus_.*" and is "cus_me"'),
+    "whose it is": ("task_id = 'Nobody'", 'was changed since: task_id was "Charge_open" and is "Nobody"'),
+    "in which run": ("run_id = 'other'", 'was changed since: run_id was "run" and is "other"'),
+    "what it has cost": (
+        "settled_micros = 1000000",
+        r"the amounts of call \S+ .* were changed: spent, reserved and overrun are \$1.00, \$0.00, \$0.00,"
+        r" and its entries come to \$7.00, \$0.00, \$0.00",
+    ),
+    "what is held of it": (
+        "state = 'in_doubt'",
+        r"are \$7.00, \$10.00, \$0.00, and its entries come to \$7.00, \$0.00, \$0.00",
+    ),
+}
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+@pytest.mark.parametrize("name", BEHIND_AN_ENTRY)
+def test_a_call_that_was_changed_behind_an_entry_about_it_is_found(
+    copy: Copy, name: str, is_sealed: bool
+) -> None:
+    change, said = BEHIND_AN_ENTRY[name]
+    assert copy.change(f"UPDATE call SET {change} WHERE object_id = 'pi_settled'") == 1
+    copy.change(
+        "INSERT INTO journal (at, kind, run_id, call_id, cap_micros, spent_micros, reserved_micros,"
+        " overrun_micros, note, actor) SELECT at, 'read', run_id, call_id, 0, 0, 0, 0, '', '' FROM journal"
+        f" WHERE kind = 'settle' AND call_id = {SETTLED}"
+    )
+    if is_sealed:
+        seal_on(copy)
+    assert re.search(said, copy.found())
+
+
+def seal_on(copy: Copy) -> None:
+    """Seal what has come since, with the key of the books, as their luigid does."""
+    own = KeyFiles(copy.path.with_name("key"))
+    own.key.write_bytes(copy.sealed.files.key.read_bytes())
+    own.key.chmod(0o600)
+    own.signer()
+    ledger = Ledger(copy.path)
+    sealer = Sealer(ledger, own)
+    while sealer.seal(60):
+        pass
+    ledger.close()
+    assert sealer.stopped == ""
+
+
 #: What is in force beside the calls, and is changed without an entry that says so.
 RIGHTS: dict[str, tuple[str, str]] = {
     "a run is not revoked any more": (
