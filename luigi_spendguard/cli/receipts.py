@@ -14,6 +14,7 @@ from luigi_spendguard.cli.context import Stop, settings_of
 from luigi_spendguard.cli.run_names import RunName
 from luigi_spendguard.cli.tables import plain, time_of
 from luigi_spendguard.counted import counted
+from luigi_spendguard.errors import LedgerError
 from luigi_spendguard.money import format_usd, parse_usd
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def check_receipt(file: Path, key: Path | None) -> None:
 
     Says what it proves, or the first thing that is wrong, or that rows were left away (exit code 1).
     """
-    from luigi_spendguard.ledger.audit.checking import check
+    from luigi_spendguard.ledger.audit.checking import NotProved, check
     from luigi_spendguard.ledger.audit.signing import public_keys
 
     try:
@@ -102,7 +103,11 @@ def check_receipt(file: Path, key: Path | None) -> None:
     except OSError as error:
         raise Stop(f"{file} cannot be read: {error.strerror}", 2) from None
     with refusals():
-        proved = check(data, None if key is None else public_keys(key))
+        trusted = None if key is None else public_keys(key)
+        try:
+            proved = check(data, trusted)
+        except LedgerError as error:
+            raise NotProved(f"{file}: {error}") from None
     for line in _said(proved, is_key_given=key is not None):
         click.echo(plain(line))
     if proved.lacks:

@@ -117,6 +117,29 @@ def test_a_receipt_that_was_changed_says_so(
     assert (done.exit_code, said in done.output, "PROVED" in done.output) == (1, True, False), done.output
 
 
+def test_what_is_wrong_is_said_of_the_file_that_it_is_about(books: SealedBooks, tmp_path: Path) -> None:
+    run("receipt", "nightly-42", "--out", "it.json")
+    (tmp_path / "cut.json").write_text((tmp_path / "it.json").read_text()[:-9])
+    keyless = json.loads((tmp_path / "it.json").read_text()) | {"public_keys": []}
+    (tmp_path / "keyless.json").write_text(json.dumps(keyless))
+    (tmp_path / "empty").touch()
+    private = books.files.key
+    for args, said in (
+        (("cut.json",), "cut.json: it is no JSON, or was cut off: have it sent again"),
+        (("keyless.json",), "keyless.json: there is no public key (PEM) in the receipt"),
+        (("it.json", "--public-key", "empty"), "there is no public key (PEM) in empty"),
+        (("it.json", "--public-key", "cut.json"), "there is no public key (PEM) in cut.json"),
+        (
+            ("it.json", "--public-key", private),
+            f"{private} is a private key, which nobody else may have: name",
+        ),
+    ):
+        done = run("check-receipt", *args)
+        assert (done.exit_code, said in done.output) == (1, True), done.output
+    done = run("verify", "--public-key", private)
+    assert (done.exit_code, f"its public part, {books.files.trusted_file}" in done.output) == (1, True)
+
+
 def without_a_row(text: str) -> str:
     """Return a receipt from which its first settlement was left away."""
     receipt = json.loads(text)

@@ -75,6 +75,11 @@ def public_keys(path: Path) -> Mapping[str, Ed25519PublicKey]:
         raise AuditStopped(f"the audit's public keys {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise AuditStopped(f"{path} has something else in it than public keys (PEM)") from None
+    if "PRIVATE KEY-----" in text:
+        raise AuditStopped(
+            f"{path} is a private key, which nobody else may have: name the file with its public part, "
+            f"{KeyFiles(path).trusted_file}"
+        )
     return public_keys_of(text, str(path))
 
 
