@@ -162,7 +162,7 @@ def _said(found: Restoration, *, with_revokes: bool) -> Iterator[str]:
     elif not later.is_same:
         yield f"{found.place} has other books: nothing is taken from it."
     else:
-        yield from _later(found.place, later, with_revokes=with_revokes)
+        yield from _later(later, with_revokes=with_revokes)
     since = ", and later" if later.is_there and not later.knows else ""
     if not later.knows:
         yield (
@@ -192,10 +192,10 @@ def _reconciles(found: Restoration) -> str:
     return command("reconcile", "VENDOR", "--since", str(moment(found.contents.last_at)))
 
 
-def _later(place: Path, later: Later, *, with_revokes: bool) -> Iterator[str]:
+def _later(later: Later, *, with_revokes: bool) -> Iterator[str]:
     """Yield what the ledger that is replaced knows and the backup does not."""
     if later.wrong:
-        yield f"The ledger {place} is not whole ({later.wrong}). What can be read of it:"
+        yield f"NOT WHOLE: {later.wrong}. What can be read of it:"
     for what in later.unread:
         yield f"UNREADABLE: its {what}"
     does = "and again now" if with_revokes else "and NOT again"

@@ -13,7 +13,7 @@ import click
 from luigi_spendguard import redaction
 from luigi_spendguard.cli.context import Stop, settings_of
 from luigi_spendguard.counted import counted
-from luigi_spendguard.errors import LedgerError, LedgerUnreached
+from luigi_spendguard.errors import LedgerError, LedgerUnavailable, LedgerUnreached
 from luigi_spendguard.http.spool import backlog, spool_folder
 from luigi_spendguard.settings.files import ConfigError, Raw
 from luigi_spendguard.settings.values import ledger_name, ledger_url, passwords_of
@@ -50,6 +50,17 @@ def refusals(*others: type[LedgerError]) -> Iterator[None]:
         raise Stop(redaction.redact(str(error)), 3 if away else 1) from None
 
 
+def refuse_damaged(place: Path | str) -> None:
+    """Look whether a file of books can be read as a whole; a server looks after its own pages.
+
+    Raises LedgerUnavailable.
+    """
+    from luigi_spendguard.ledger.database import copies
+
+    if isinstance(place, Path) and (wrong := copies.damage(place)):
+        raise LedgerUnavailable(f"the ledger {place} is damaged: {wrong}. Stop luigid, and restore a backup")
+
+
 @click.group("ledger", epilog="Example:  spendguard ledger check")
 def ledger() -> None:
     """Check the ledger itself, or move it; luigid need not run."""
@@ -69,6 +80,7 @@ def check_ledger(url: Path | str | None) -> None:
     with refusals(), opened(place, read_only=True) as books, books.reading() as tx:
         tx.take_time()
         check_format(tx, place, is_now=False)
+        refuse_damaged(place)
         budgets, entries = (
             tx.value("SELECT count(*) FROM budget"),
             tx.value("SELECT count(*) FROM journal"),

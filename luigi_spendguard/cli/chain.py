@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from luigi_spendguard.cli.books import LedgerUrl, refusals
+from luigi_spendguard.cli.books import LedgerUrl, refusals, refuse_damaged
 from luigi_spendguard.cli.context import Since, Stop, ends_of, settings_of
 from luigi_spendguard.counted import counted
 from luigi_spendguard.settings.policy import moment
@@ -117,6 +117,7 @@ def accept(url: Path | str | None) -> None:
     files = KeyFiles(settings.audit_key)
     with refusals(), opened(place, read_only=True) as books, books.reading() as tx:
         check_format(tx, place, is_now=True)
+        refuse_damaged(place)
         last = sealing.accept(tx, files)
     if last is None:
         click.echo("Nothing of this ledger is sealed: the chain begins with the next block.")

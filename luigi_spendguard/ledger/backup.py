@@ -58,18 +58,18 @@ def copied(
     return proved(made, what)
 
 
-def proved(path: Path, what: str = "") -> Contents:
-    """Return what is in a file of books, all of which was read; messages call it `what`, else by its path.
+def proved(path: Path, what: str) -> Contents:
+    """Return what is in a file of books, all of which was read; messages call it `what`.
 
     Raises LedgerUnavailable where it is damaged or of another version, and Conflict where it does not add up.
     """
     if wrong := copies.damage(path):
-        raise LedgerUnavailable(f"{what or path} is damaged: {wrong}")
+        raise LedgerUnavailable(f"{what} is damaged: {wrong}")
     with opened(path, read_only=True) as books, books.reading() as tx:
-        check_format(tx, path, is_now=False)
+        check_format(tx, path, is_now=False, what=what)
         if unequal := discrepancies(tx):
             raise Conflict(
-                f"the books in {what or path} do not add up (totals that are not the sums of their entries: "
+                f"the books in {what} do not add up (totals that are not the sums of their entries: "
                 f"{len(unequal)}; the first one: {unequal[0]}): `spendguard ledger check` names each"
             )
         return contents(tx)

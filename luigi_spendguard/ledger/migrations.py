@@ -301,29 +301,32 @@ def _refuse_others(place: Place) -> None:
             f"{ledger_name(place)} is a database of something else: set [spendguard] ledger_url to one of "
             "its own"
         )
-    _refuse_newer(done, place)
+    _refuse_newer(done, f"the ledger {ledger_name(place)}")
 
 
-def _refuse_newer(done: int, place: Place) -> None:
+def _refuse_newer(done: int, what: str) -> None:
     if done > FORMAT:
         raise LedgerUnavailable(
-            f"the ledger {ledger_name(place)} was written by a newer version (format {done}, this version "
+            f"{what} was written by a newer version (format {done}, this version "
             f"knows {FORMAT}): install that version of luigi_spendguard again"
         )
 
 
-def check_format(tx: Tx, place: Place, *, is_now: bool) -> None:
+def check_format(tx: Tx, place: Place, *, is_now: bool, what: str = "") -> None:
     """Look whether there are books that this version reads; `is_now`: of no earlier format.
 
-    Raises LedgerUnavailable, with advice.
+    `what` it is called where it is not the ledger of a luigid's: a backup. Raises LedgerUnavailable, with
+    advice.
     """
     done = format_of(tx)
+    if not done and what:
+        raise LedgerUnavailable(f"there are no books in {what}")
     if not done:
         raise LedgerUnavailable(
             f"there are no books in {ledger_name(place)}: luigid makes them when it starts, with that as "
             "[spendguard] ledger_url"
         )
-    _refuse_newer(done, place)
+    _refuse_newer(done, what or f"the ledger {ledger_name(place)}")
     if is_now and done < FORMAT:
         raise LedgerUnavailable(
             f"the ledger {ledger_name(place)} has format {done}, and this version copies {FORMAT}: start "

@@ -249,7 +249,7 @@ def _later(place: Path, tx: Tx, mine: dict[str, Row], found: Contents) -> Later:
         return later
     later.is_there = True
     try:
-        theirs = proved(place)
+        theirs = proved(place, f"the ledger {place}")
     except LedgerError as error:
         later.wrong = str(error)
     else:

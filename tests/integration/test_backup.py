@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from luigi_spendguard.cli import cli
+from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import keys, runs
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import copies
@@ -120,6 +122,71 @@ def test_no_file_is_replaced_and_none_is_left_where_it_fails(
     done = run("backup", tmp_path / "backup.db")
     assert (done.exit_code, "is damaged: page 7" in done.output) == (1, True)
     assert not list(tmp_path.glob("*backup.db*"))
+
+
+def _file(tmp_path: Path, what: str) -> Path:
+    """Make a file that is no ledger, or no whole one; `torn`: in a table that no total is made of."""
+    path = tmp_path / f"{what}.db"
+    if what == "foreign":
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE other (x)")
+    elif what == "garbage":
+        path.write_bytes(b"no database" * 1000)
+    elif what == "empty":
+        path.touch()
+    else:
+        run("backup", path)
+        tear(path, "call") if what == "torn" else os.truncate(path, path.stat().st_size // 2)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "as_ledger", "as_backup"),
+    [
+        ("foreign", "there are no books in {}: luigid makes them", "there are no books in the backup {}."),
+        ("empty", "there are no books in {}: luigid makes them", "there are no books in the backup {}."),
+        ("garbage", "{} is not a ledger", "the backup {} is damaged, or none at all"),
+        ("cut", "{} is damaged", "the backup {} is damaged"),
+        ("torn", "{} is damaged", "the backup {} is damaged"),
+    ],
+)
+def test_a_file_that_is_no_ledger_or_no_whole_one_is_named(
+    books: Books, tmp_path: Path, what: str, as_ledger: str, as_backup: str
+) -> None:
+    pay(books, "before", 1)
+    path = _file(tmp_path, what)
+    url = f"sqlite:///{path}"
+    commands = [("ledger", "check", url), ("audit", "accept", url)]
+    commands += [("backup", str(tmp_path / "new.db"), "--ledger", url)]
+    if what != "torn":  # What was sealed can be read of that one.
+        commands += [("audit", "verify", url)]
+    books.ledger.close()
+    for args in commands:
+        done = run(*args)
+        assert (done.exit_code, as_ledger.format(path) in done.output) == (1, True), (args, done.output)
+    done = run("restore", path, "--yes")
+    assert (done.exit_code, as_backup.format(path) in done.output) == (1, True), done.output
+    assert ".part" not in done.output
+
+
+def test_what_is_wrong_with_the_old_ledger_is_said_once(books: Books, tmp_path: Path) -> None:
+    pay(books, "before", 1)
+    run("backup", tmp_path / "backup.db")
+    old = _file(tmp_path, "garbage")
+    done = run("restore", tmp_path / "backup.db", "--to", f"sqlite:///{old}", "--yes")
+    assert f"\nNOT WHOLE: the ledger {old} is damaged: file is not a database. What can" in done.output
+    assert done.output.count("not a database") == 1
+
+
+def test_a_file_that_is_locked_is_not_taken_for_damaged(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*args: object, **options: object) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(sqlite3, "connect", locked)
+    with pytest.raises(LedgerUnavailable, match="another program keeps its file locked"):
+        copies.damage(books.path)
 
 
 def test_what_comes_of_that_name_meanwhile_stays(books: Books, tmp_path: Path) -> None:

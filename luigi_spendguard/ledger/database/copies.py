@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from luigi_spendguard.errors import Conflict, LedgerUnavailable
-from luigi_spendguard.ledger.database.sqlite import translated
+from luigi_spendguard.ledger.database.sqlite import translate, translated
 
 #: Called with how many pages are copied, and of how many.
 Progress = Callable[[int, int], object]
@@ -47,7 +47,7 @@ def copy_file(source: Path, target: Path, progress: Progress) -> None:
     It is a snapshot: what is written meanwhile stays in the source's write-ahead log, and is not in the copy.
     The copy is a single file, with nothing beside it. Raises LedgerUnavailable.
     """
-    with translated(), closing(sqlite3.connect(_address(source), uri=True)) as old:
+    with translated(source), closing(sqlite3.connect(_address(source), uri=True)) as old:
         old.execute("BEGIN")
         old.execute("SELECT count(*) FROM sqlite_master").fetchone()  # The snapshot begins with this.
         with closing(sqlite3.connect(target, isolation_level=None)) as new:
@@ -59,13 +59,13 @@ def copy_file(source: Path, target: Path, progress: Progress) -> None:
 
 def single(path: Path) -> None:
     """Let a file that nobody else uses be one file, with no write-ahead log beside it."""
-    with translated(), closing(sqlite3.connect(path, isolation_level=None)) as db:
+    with translated(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = DELETE")
 
 
 def finish(path: Path) -> None:
     """Bring what stands in the write-ahead log of a file that nobody else uses into it."""
-    with translated(), closing(sqlite3.connect(path, isolation_level=None)) as db:
+    with translated(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
@@ -74,11 +74,16 @@ def _address(path: Path) -> str:
 
 
 def damage(path: Path) -> str:
-    """Return what SQLite finds wrong in a file, "" for nothing. It reads all of it, some pages at a time."""
+    """Return what SQLite finds wrong in a file, "" for nothing. It reads all of it, some pages at a time.
+
+    Raises LedgerUnavailable where somebody keeps it locked.
+    """
     try:
         with closing(sqlite3.connect(_address(path), uri=True)) as db:
             said = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
     except sqlite3.Error as error:
+        if "locked" in str(error):  # Which says nothing of what is in it.
+            raise translate(error, path) from error
         return str(error)
     return "" if said == ["ok"] else "; ".join(said)
 

@@ -112,7 +112,7 @@ class LedgerFile(peewee.SqliteDatabase, Database):
 
     @contextmanager
     def writing(self, names: Names = None) -> Iterator[Tx]:
-        with translated():
+        with translated(self.path):
             tx, gate = _begun(self)
             try:
                 self.check_opened()
@@ -129,7 +129,7 @@ class LedgerFile(peewee.SqliteDatabase, Database):
 
     @contextmanager
     def reading(self, *, slow: bool = False) -> Iterator[Tx]:
-        with translated(), forking.transaction():
+        with translated(self.path), forking.transaction():
             self.check()
             yield FileTx(self)
 
@@ -139,7 +139,7 @@ class LedgerFile(peewee.SqliteDatabase, Database):
         return _has_others(f"{self.path}-shm")
 
     def translate(self, error: Exception) -> Exception:
-        return translate(error)
+        return translate(error, self.path)
 
     def prepare(self) -> None:
         prepare_file(self.path)
@@ -285,10 +285,10 @@ _ADVICE: Sequence[tuple[str, str]] = (
         "lost, and it is tried again with the next call",
     ),
     ("full", "its disk is full: make room; nothing was sent or lost"),
-    ("readonly", "it is read-only for this user: mend its mode or its owner"),
-    ("unable to open", "it cannot be opened: mend the folder's mode or [spendguard] ledger_url"),
-    ("not a database", "the file is not a ledger: set [spendguard] ledger_url to another file"),
-    ("malformed", "the file is damaged: stop luigid and restore a backup"),
+    ("readonly", "{} is read-only for this user: mend its mode or its owner"),
+    ("unable to open", "{} cannot be opened: mend the folder's mode or [spendguard] ledger_url"),
+    ("not a database", "{} is not a ledger: set [spendguard] ledger_url to another file"),
+    ("malformed", "{} is damaged: stop luigid and restore a backup"),
 )
 
 
@@ -303,9 +303,9 @@ _MISTAKES = re.compile(
 )
 
 
-def translate(error: Exception) -> Exception:
-    """Return an error of the engine as LedgerUnavailable with advice, or LedgerFailed; any other (a
-    constraint's) as it is.
+def translate(error: Exception, path: Path) -> Exception:
+    """Return an error of the engine with a file as LedgerUnavailable with advice, or LedgerFailed; any other
+    (a constraint's) as it is.
     """
     if isinstance(error, _NEVER):  # At whichever try: nothing else waits for it.
         return Conflict(f"the ledger's database does not take what was said: {error}")
@@ -317,15 +317,15 @@ def translate(error: Exception) -> Exception:
     if _MISTAKES.search(text):
         return mistaken(error)
     advice = next((advice for word, advice in _ADVICE if word in text), text)
-    return LedgerUnavailable(f"the ledger cannot be used now: {advice}")
+    return LedgerUnavailable(f"the ledger cannot be used now: {advice.replace('{}', str(path), 1)}")
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn the engine's errors into LedgerUnavailable with advice."""
+def translated(path: Path) -> Iterator[None]:
+    """Turn the engine's errors with a file into LedgerUnavailable with advice."""
     try:
         yield
     except Exception as error:
-        if (told := translate(error)) is error:
+        if (told := translate(error, path)) is error:
             raise
         raise told from error
