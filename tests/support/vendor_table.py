@@ -10,6 +10,7 @@ from pathlib import Path
 
 from luigi_spendguard.money import plain_usd
 from luigi_spendguard.vendors.model import Row
+from luigi_spendguard.vendors.registry import flows
 from luigi_spendguard.vendors.resend import operations as resend_operations
 from luigi_spendguard.vendors.stripe.operations import LISTED as STRIPE_LISTED
 from luigi_spendguard.vendors.stripe.operations import RULE_OF
@@ -35,6 +36,16 @@ def _priced() -> str:
 
 def _listed(rule: str) -> str:
     return ", ".join(sorted(f"`{operation}`" for operation, name in RULE_OF.items() if name == rule)) + "."
+
+
+def _flows() -> str:
+    """Return which operations of all vendors move money with a counterparty; * where they need a price."""
+    lines = ["| counted as | operations |", "| --- | --- |"]
+    for flow, operations in vars(flows()).items():
+        named = [one.rpartition(" ")[2] for one in operations]
+        shown = (f"`{one}`{'*' if RULE_OF.get(one) == 'unpriced' else ''}" for one in named)
+        lines.append(f"| {flow} | {', '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def _table(rows: tuple[Row, ...]) -> str:
@@ -76,6 +87,7 @@ def renewed(text: str) -> str:
     """Return the paper with every part between its marks made anew."""
     for name, part in (
         ("priced", _priced()),
+        ("flows", _flows()),
         ("free", _listed("free")),
         ("unpriced", _listed("unpriced")),
         ("parameters", marking.figures(STRIPE_LISTED)),
