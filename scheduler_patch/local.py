@@ -210,8 +210,9 @@ class LocalLedgerClient(LedgerClient):
             self._news = News(self._service, self._is_mine)
         elif self._news is not None:
             self._news.take(self._service)
-        if self._news is not None and os.getpid() == self._home:  # A forked child does nothing by the clock.
-            self._sealing = Sealing(self._service, guest=True)
+        # A forked child does nothing by the clock, and its parent's ledger is not open there.
+        by_clock = self._news is not None and os.getpid() == self._home
+        self._sealing = Sealing(self._service, guest=True) if by_clock else None
         return self._service
 
     def for_child(self) -> _Sent:

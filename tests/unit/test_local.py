@@ -23,6 +23,7 @@ from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch import local
 from scheduler_patch.local import LocalLedgerClient, LocalLedgerService
+from scheduler_patch.service.sealing import Sealing
 from tests.support.alarms import interrupted
 from tests.support.books import Books
 from tests.support.local_clients import local_clients
@@ -190,6 +191,29 @@ def test_a_forked_child_reaches_the_file_without_reading_all_of_it(
     forked.join(30)
     assert forked.exitcode == 0
     assert states(others) == ["pending"]
+
+
+def test_a_child_that_ends_as_its_worker_would_seals_nothing(
+    others: Books, port_of: PortOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = port_of(others)
+    added(port, "A")
+    assert work(port) == "A"
+
+    def child() -> None:
+        said: list[str] = []
+        for way in ("seal", "finish"):
+            monkeypatch.setattr(Sealing, way, lambda *_, **__: said.append("its parent's ledger is asked"))
+        port.claim(ClaimRequest("c1", "A", "Charge", "w", "run"))
+        monkeypatch.setattr(port, "_swept", -1e9)
+        port._refresh()
+        port.close()
+        assert said == []
+
+    forked = multiprocessing.get_context("fork").Process(target=child)
+    forked.start()
+    forked.join(30)
+    assert forked.exitcode == 0
 
 
 def test_nothing_is_under_way_in_the_ledger_when_luigi_may_fork(others: Books, port_of: PortOf) -> None:
