@@ -143,6 +143,8 @@ CHANGES: dict[str, Callable[[Case], Asked]] = {
 READS = {"GET /vault/keys", "POST /api/list_vault_keys", "GET /whoami"}
 #: Who may do it beside workers.
 ISSUES = {"POST /vault/keys", "POST /api/issue_vault_key"}
+#: What needs more than `operate`.
+OF_ADMINS = {"POST /forget", "POST /prune", "POST /audit/prune", *ISSUES}
 
 
 def of_operators() -> dict[str, str]:
@@ -160,6 +162,20 @@ def ask(site: Site, route: str, token: str | None, case: Case | None = None) -> 
     method, path = route.split(" ")
     values, body = CHANGES[route](case or Case(site)) if route in CHANGES else ({}, None)
     return send(site, method, path.format(**values), body if body or method != "POST" else {}, token)
+
+
+def test_each_change_needs_the_role_that_the_docs_say() -> None:
+    roles = {route: "admin" if route in OF_ADMINS else "operate" for route in CHANGES}
+    assert of_operators() == roles | dict.fromkeys(READS, "read")
+    others = {
+        f"{method} {path}": endpoint.who
+        for path, endpoints in ROUTES
+        for method, endpoint in endpoints.items()
+        if f"{method} {path}" not in of_operators() and method != "GET"
+    }
+    looks = {f"POST /api/{name}" for name in ("list_runs", "run_budget", "task_costs")}
+    assert {route for route, who in others.items() if who not in ("worker", "key")} == looks
+    assert {others[route] for route in looks} == {"read"}
 
 
 def test_every_change_of_a_person_is_known_here() -> None:

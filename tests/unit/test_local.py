@@ -15,6 +15,10 @@ import pytest
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.ledger import corrections, queries, runs, snapshot
+from luigi_spendguard.ledger.audit.blocks import sealed_entry
+from luigi_spendguard.ledger.audit.sealing import Sealer
+from luigi_spendguard.ledger.audit.signing import KeyFiles
+from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.ledger.database import NOW
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
@@ -191,6 +195,38 @@ def test_a_forked_child_reaches_the_file_without_reading_all_of_it(
     forked.join(30)
     assert forked.exitcode == 0
     assert states(others) == ["pending"]
+
+
+def test_a_worker_without_the_audits_key_leaves_it_to_luigid(
+    others: Books, port_of: PortOf, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Sealer(others.ledger, KeyFiles(tmp_path / "of-luigid")).seal(30)
+    port = port_of(others, audit_key_file=tmp_path / "of-worker")
+    added(port, "A")
+    others.reserve(others.claim("B"), others.ask(USD))
+    port.close()
+    assert not list(tmp_path.glob("of-worker*"))
+    assert "not sealed" not in caplog.text
+
+
+def test_what_has_happened_is_sealed_from_time_to_time_and_at_the_end(
+    others: Books, port_of: PortOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = port_of(others)
+    added(port, "A")
+
+    def is_sealed() -> bool:
+        return others.read(sealed_entry) == others.read(last_entry)
+
+    assert not is_sealed()
+    work(port)
+    assert not is_sealed()
+    monkeypatch.setattr(port, "_swept", -1e9)
+    work(port)
+    assert is_sealed()
+    others.reserve(others.claim("B"), others.ask(USD))
+    port.close()
+    assert is_sealed()
 
 
 def test_a_child_that_ends_as_its_worker_would_seals_nothing(

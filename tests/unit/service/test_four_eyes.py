@@ -151,6 +151,14 @@ def test_many_small_ones_of_one_operator_come_to_one(luigid: Staffed) -> None:
     luigid.ask(BOB, 1)  # What he has confirmed was no top-up of his own, nor one that somebody confirmed him.
 
 
+def test_who_is_called_as_another_one_begins_is_another_one(luigid: Staffed) -> None:
+    ali = Caller("operate", "ali", address="10.0.0.5")
+    luigid.set(names=(ALICE, BOB, ali))
+    luigid.top_up(ALICE, 50)
+    luigid.top_up(ali, 50)
+    assert (luigid.cap, luigid.waiting()) == (110, [])
+
+
 def test_the_admin_token_may_be_anybodys_and_is_half_of_nothing(luigid: Staffed) -> None:
     luigid.top_up(NOBODY, 30)
     luigid.ask(ALICE, 21)

@@ -103,6 +103,18 @@ def test_another_key_file_is_gone_on_with_after_a_reload(service: LedgerService,
     assert str(tmp_path / "elsewhere.public") in service.audit_stopped
 
 
+def test_who_has_much_to_seal_leaves_room_until_luigid_ends(
+    service: LedgerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "MOST", 1)
+    made, rests = Sealing(service), list[float]()
+    monkeypatch.setattr(made._ended, "wait", rests.append)
+    for name in ("one", "two"):
+        open_run(service, name)
+    made.seal()
+    assert len(rests) == 1
+
+
 def test_a_look_that_hangs_holds_nobody_up_at_the_end(
     service: LedgerService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
