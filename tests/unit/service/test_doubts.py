@@ -13,6 +13,7 @@ import pytest
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger import doubts as due_doubts
+from luigi_spendguard.ledger import runs
 from luigi_spendguard.ledger.doubts import AGAIN_MS
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.settings import VendorSettings
@@ -243,6 +244,49 @@ def test_what_has_ended_meanwhile_is_left_as_it_is(lost: Lost) -> None:
     row = lost.row(call_id)
     assert (row["state"], row["object_id"]) == ("settled", "pi_own")
     assert lost.books.figures() == (500 * CENT, 0, 0)
+
+
+@pytest.mark.parametrize("first", ["luigid", "its task"])
+def test_its_task_that_looks_at_the_same_time_gets_one_answer(lost: Lost, first: str) -> None:
+    """Whoever is later finds that it has ended, or is being ended; it is counted once."""
+    call_id, tag = lost.call()
+    made, plain = lost.stripe.intent(500, metadata=tag), lost.sides.answer
+    key = lost.books.claim("task")
+    ask = lost.books.ask(500 * CENT, target="cus_1", currency="usd", taggable=True, tag=True)
+    assert lost.books.reserve(key, ask).verdict == "search"
+    found = replace(ask, searched=True, executed=(made["id"],))
+    if first == "luigid":
+        lost.look()
+        assert lost.books.reserve(key, found).verdict == "replayed"
+    else:
+
+        def answer(*args: Any) -> Any:
+            again = lost.books.reserve(key, found)
+            assert (again.verdict, again.call_id) == ("found", call_id)
+            return plain(*args)
+
+        lost.sides.answer = answer
+        lost.look()
+        assert (lost.row(call_id)["state"], lost.books.figures()) == ("pending", (0, 500 * CENT, 0))
+        end = EndRequest(
+            "settle",
+            call_id,
+            lost.row(call_id)["ask"],
+            total_micros=500 * CENT,
+            object_id=made["id"],
+            status=200,
+        )
+        lost.books.end(key, end)
+    assert lost.books.figures() == (500 * CENT, 0, 0)
+    assert lost.books.audit() == []
+
+
+def test_what_was_spent_of_a_revoked_run_is_known_too(lost: Lost) -> None:
+    call_id, tag = lost.call()
+    lost.stripe.intent(500, metadata=tag)
+    lost.books.write(runs.revoke, lost.books.run_id)
+    lost.look()
+    assert (lost.row(call_id)["state"], lost.books.figures()) == ("settled", (500 * CENT, 0, 0))
 
 
 def test_a_decline_is_void_and_what_it_left_open_counts(lost: Lost) -> None:
