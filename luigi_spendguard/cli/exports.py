@@ -14,7 +14,7 @@ import click
 from luigi_spendguard.cli import outputs
 from luigi_spendguard.cli.books import refusals
 from luigi_spendguard.cli.context import Since, ends_of, settings_of
-from luigi_spendguard.cli.run_names import RunName
+from luigi_spendguard.cli.run_names import RunName, run_in
 from luigi_spendguard.cli.tables import csv_cell
 from luigi_spendguard.counted import counted
 from luigi_spendguard.settings.policy import moment
@@ -33,13 +33,12 @@ _Rows = Iterable[list[tuple[int, str]]]
     "run_id",
     metavar="RUN",
     type=RunName(),
-    help="Rows of this run alone: its id, or a beginning that no other has.",
+    help="Rows of this run alone.",
 )
 @outputs.OUT
 def export(form: str, since: str | None, until: str | None, run_id: str | None, out: Path | None) -> None:
     """Write all that is sealed, oldest first: each line, or row, is what a block's signature vouches for."""
     from luigi_spendguard.ledger.audit.exporting import Wanted, texts
-    from luigi_spendguard.ledger.audit.receipts import run_named
     from luigi_spendguard.ledger.database.engines import opened
     from luigi_spendguard.ledger.migrations import check_format
 
@@ -48,7 +47,7 @@ def export(form: str, since: str | None, until: str | None, run_id: str | None, 
     place = settings_of().ledger
     with refusals(), opened(place, read_only=True) as books, books.reading(slow=True) as tx:
         check_format(tx, place, is_now=True)
-        named = None if run_id is None else run_named(tx, run_id)
+        named = None if run_id is None else run_in(tx, run_id)
         rows = texts(tx, Wanted(*ends, named))
         with outputs.opened(out) as file:
             count = _WRITERS[form](rows, file)

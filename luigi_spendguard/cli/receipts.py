@@ -11,7 +11,7 @@ import click
 
 from luigi_spendguard.cli.books import refusals
 from luigi_spendguard.cli.context import Stop, settings_of
-from luigi_spendguard.cli.run_names import RunName
+from luigi_spendguard.cli.run_names import RunName, run_in
 from luigi_spendguard.cli.tables import plain, time_of
 from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import LedgerError
@@ -33,7 +33,7 @@ def receipt(run: str, out: Path | None) -> None:
     the run.
     """
     from luigi_spendguard.ledger.audit.receipts import receipt as parts
-    from luigi_spendguard.ledger.audit.receipts import run_named, sealed_of
+    from luigi_spendguard.ledger.audit.receipts import sealed_of
     from luigi_spendguard.ledger.audit.signing import KeyFiles
     from luigi_spendguard.ledger.audit.tampering import Tampered
     from luigi_spendguard.ledger.audit.verifying import verify
@@ -52,7 +52,7 @@ def receipt(run: str, out: Path | None) -> None:
         signer, head = files.signer(), files.head()
     with refusals(), opened(place, read_only=True) as books, books.reading(slow=True) as tx:
         check_format(tx, place, is_now=True)
-        run_id = run_named(tx, run)
+        run_id = run_in(tx, run)
         found = sealed_of(tx, run_id)
         if not found.rows:
             raise Stop(f"nothing of run {run_id} is sealed yet: luigid does so within seconds of a call", 1)

@@ -18,11 +18,11 @@ from luigi_spendguard import config, redaction
 from luigi_spendguard.cli.api_client import OperatorError, path_of
 from luigi_spendguard.cli.context import Since, Stop, ends_of, operator_of, settings_of
 from luigi_spendguard.cli.lists import cell_of
-from luigi_spendguard.cli.run_names import RunName
+from luigi_spendguard.cli.run_names import RunName, run_in
 from luigi_spendguard.cli.tables import plain
 from luigi_spendguard.config import Settings
 from luigi_spendguard.counted import counted
-from luigi_spendguard.errors import BooksUnread, LedgerError
+from luigi_spendguard.errors import BooksUnread, LedgerError, NotFound
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol import command
 from luigi_spendguard.settings.policy import moment
@@ -173,8 +173,8 @@ class _Shown:
         folder = config.state_folder(os.environ) / "reconcile"
         one = Reconciler(self.vendor, settings, secret, ledger, BlockingTransport(), folder)
         forget_old(folder)
-        if run_id and not _has_run(ledger, run_id):
-            raise Stop(f"there is no run {plain(run_id)} in the ledger", 2)
+        if run_id:
+            run_id = _run_in(ledger, run_id)
         can, cannot = one.accounts(self.period)
         if account is not None:
             if account not in can:
@@ -284,9 +284,12 @@ class _Shown:
         return left
 
 
-def _has_run(ledger: Database, run_id: str) -> bool:
-    with ledger.reading() as tx:
-        return tx.value("SELECT 1 FROM run WHERE run_id = ?", run_id) is not None
+def _run_in(ledger: Database, name: str) -> str:
+    try:
+        with ledger.reading() as tx:
+            return run_in(tx, name)
+    except NotFound as error:
+        raise Stop(redaction.redact(str(error)), 2) from None
 
 
 def _head(done: Reconciled) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -13,6 +13,9 @@ from luigi_spendguard.cli.api_client import Operator, OperatorError, scheduler_u
 from luigi_spendguard.cli.context import Stop, operator_of
 from luigi_spendguard.cli.tables import money_of, plain
 from luigi_spendguard.cli.tokens import token_for
+
+if TYPE_CHECKING:
+    from luigi_spendguard.ledger.database import Tx
 
 T = TypeVar("T")
 
@@ -72,6 +75,19 @@ def on_run(name: str, act: Callable[[str], T]) -> tuple[str, T]:
         if error.code != "not_found" or (run_id := _find(name)) is None:
             raise
     return _do(name, run_id, act)
+
+
+def run_in(tx: Tx, name: str) -> str:
+    """Return the id of the run of that name in the ledger itself, for a command that reads that.
+
+    Which run another name means is said on standard error. Raises NotFound.
+    """
+    from luigi_spendguard.ledger.overview import run_named  # Late, as all that not each command needs.
+
+    run_id = run_named(tx, name.strip(), LAST)
+    if run_id != name:
+        click.echo(f"{plain(name)} is run {plain(run_id)}.", err=True)
+    return run_id
 
 
 def _do(name: str, run_id: str, act: Callable[[str], T]) -> tuple[str, T]:

@@ -6,9 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import REMAINING, run_budget
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.queries import RUNS, STATUS, check_run, show_run
+from luigi_spendguard.ledger.runs import no_run
 from luigi_spendguard.money import plain_usd
 
 #: What runs can be sorted by, as the API names it.
@@ -72,6 +74,28 @@ def families(tx: Tx, most: int) -> list[str]:
         "SELECT root_family AS family FROM run UNION SELECT family FROM claim ORDER BY family LIMIT ?", most
     )
     return [row["family"] for row in rows if row["family"]]
+
+
+def run_named(tx: Tx, name: str, last: str) -> str:
+    """Return the run of that id, or the only one whose id begins so; `last` names the one opened last.
+
+    Raises NotFound.
+    """
+    if tx.value(
+        "SELECT 1 FROM run WHERE run_id = ? UNION SELECT 1 FROM audit_row WHERE run_id = ?", name, name
+    ):
+        return name
+    if name == last and (newest := tx.value("SELECT run_id FROM run ORDER BY id DESC LIMIT 1")) is not None:
+        return str(newest)
+    found = tx.all(
+        "SELECT run_id FROM run WHERE substr(run_id, 1, length(?1)) = ?1 ORDER BY run_id LIMIT 4", name
+    )
+    if not found or not name:
+        raise no_run(name[:200])
+    if len(found) > 1:
+        listed = ", ".join(row["run_id"] for row in found)
+        raise NotFound(f"several runs begin with {name[:200]}: {listed}; `spendguard runs` lists them")
+    return str(found[0]["run_id"])
 
 
 def runs(tx: Tx, page: Page) -> tuple[list[dict[str, Any]], int]:

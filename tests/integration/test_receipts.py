@@ -62,6 +62,7 @@ def run(*args: object) -> Result:
 def test_a_receipt_is_made_and_says_what_it_proves(books: SealedBooks, tmp_path: Path) -> None:
     done = run("receipt", "nightly")
     assert done.exit_code == 0, done.output
+    assert done.output.startswith("nightly is run nightly-42.\n")
     file = tmp_path / "nightly-42.receipt.json"
     assert file.stat().st_mode & 0o777 == 0o600
     done = run("check-receipt", file, "--public-key", books.files.trusted_file)
@@ -226,13 +227,14 @@ def test_lines_are_what_was_hashed(books: SealedBooks, tmp_path: Path) -> None:
 
 def test_some_are_asked_for(books: SealedBooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "AT_ONCE", 2)
-    lines = [
-        json.loads(line)
-        for line in run("export", "--format", "jsonl", "--run", "nightly").output.splitlines()
-    ]
+    said = run("export", "--format", "jsonl", "--run", "nightly").output.splitlines()
+    assert said.pop(0) == "nightly is run nightly-42."
+    lines = [json.loads(line) for line in said]
     assert {one["run_id"] for one in lines} == {"nightly-42"}
     assert [one["seq"] for one in lines] == sorted({one["seq"] for one in lines})
     assert len(lines) > 8
+    last = run("export", "--format", "jsonl", "--run", "@last").output.splitlines()
+    assert last == ["@last is run nightly-42.", *said]
     future = run("export", "--format", "jsonl", "--since", "2100-01-01")
     assert (future.exit_code, "begins in the future" in future.output) == (2, True)
     backwards = run("export", "--format", "jsonl", "--since", "1d", "--until", "2d")

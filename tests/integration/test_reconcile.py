@@ -160,6 +160,7 @@ def test_it_says_in_a_sentence_what_it_cannot_do(desk: Desk) -> None:
     assert (code, "the period is empty" in err) == (2, True)
     code, _, err = reconcile(site, "--run", "none-such")
     assert (code, "there is no run none-such" in err) == (2, True)
+    assert " is run " in reconcile(site, "--run", "@last")[2]
     code, _, err = reconcile(site, "--account", "stripe:live")
     assert (code, "none of the accounts" in err) == (2, True)
     code, _, err = site.cli("reconcile", "twilio")

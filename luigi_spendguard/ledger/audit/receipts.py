@@ -38,24 +38,6 @@ class Sealed(NamedTuple):
     unsealed: int
 
 
-def run_named(tx: Tx, name: str) -> str:
-    """Return the run of that id, or the only one whose id begins so. Raises NotFound."""
-    if tx.value(
-        "SELECT 1 FROM run WHERE run_id = ? UNION SELECT 1 FROM audit_row WHERE run_id = ?", name, name
-    ):
-        return name
-    found = tx.all(
-        "SELECT run_id FROM run WHERE substr(run_id, 1, length(?1)) = ?1 ORDER BY run_id LIMIT 4", name
-    )
-    if len(found) == 1 and name:
-        return str(found[0]["run_id"])
-    listed = ": " + ", ".join(row["run_id"] for row in found) if found and name else ""
-    raise NotFound(
-        f"{'several runs begin' if listed else 'no run begins'} with {name[:200]}{listed}; `spendguard runs` "
-        "lists them"
-    )
-
-
 def sealed_of(tx: Tx, run_id: str) -> Sealed:
     """Return how much of a run is sealed; what is about to be pruned counts."""
     rows = tx.value("SELECT count(*) FROM audit_row WHERE run_id = ?", run_id)

@@ -17,10 +17,11 @@ from luigi_spendguard.ledger import runs
 from luigi_spendguard.ledger.audit.checking import NotProved, check
 from luigi_spendguard.ledger.audit.checkpoints import delete_some, say
 from luigi_spendguard.ledger.audit.merkle import leaf_hash
-from luigi_spendguard.ledger.audit.receipts import receipt, run_named, sealed_of, statement_of
+from luigi_spendguard.ledger.audit.receipts import receipt, sealed_of, statement_of
 from luigi_spendguard.ledger.audit.signing import KeyFiles, public_keys
 from luigi_spendguard.ledger.audit.verifying import verify
 from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.ledger.overview import run_named
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
 from tests.support.sealed import SealedBooks
@@ -86,15 +87,16 @@ def test_it_is_small(books: SealedBooks) -> None:
 
 
 def test_a_run_is_named_by_the_beginning_of_its_id(books: SealedBooks) -> None:
-    assert books.read(run_named, "oth") == "other"
-    assert books.read(run_named, "run") == "run"
-    for name, said in (("nobody", "no run begins with nobody"), ("", "no run begins")):
-        with pytest.raises(NotFound, match=said):
-            books.read(run_named, name)
+    assert books.read(run_named, "oth", "@last") == "other"
+    assert books.read(run_named, "run", "@last") == "run"
+    assert books.read(run_named, "@last", "@last") == "other"
+    for name in ("nobody", ""):
+        with pytest.raises(NotFound, match=f"there is no run {name}"):
+            books.read(run_named, name, "@last")
     books.write(runs.open_run, runs.RunRequest("others", False, "Root", "Root_3", Micros(USD)))
-    assert books.read(run_named, "other") == "other", "a whole id always wins"
+    assert books.read(run_named, "other", "@last") == "other", "a whole id always wins"
     with pytest.raises(NotFound, match="several runs begin with oth: other, others"):
-        books.read(run_named, "oth")
+        books.read(run_named, "oth", "@last")
 
 
 def test_what_is_not_sealed_yet_is_counted(books: SealedBooks) -> None:
