@@ -39,7 +39,7 @@ _READABLE = sorted(name for name, vendor in VENDORS.items() if vendor.books is n
 #: The columns of a CSV.
 FIELDS = (
     *("vendor", "account", "cause", "object", "call", "run_id", "at", "vendor_only_usd", "ledger_only_usd"),
-    *("amount", "currency", "certain", "applied", "reason", "remedy"),
+    *("amount", "currency", "certain", "applied", "differs", "reason", "remedy"),
 )
 #: The same of `--last`.
 LAST_FIELDS = (
@@ -66,8 +66,9 @@ LAST_FIELDS = (
 def reconcile(vendor: str, since: str, until: str | None, applying: bool, form: str, **which: Any) -> None:
     """Compare the ledger with a vendor's own books, where that vendor's secret and the ledger are.
 
-    Prints every cent that is on one side only, with a reason and what to do. Exit codes: 0 all is the same,
-    1 there are differences, 2 bad usage, 3 vendor or ledger cannot be read now (repeated, it goes on).
+    Prints every cent that is on one side only, with a reason and what to do. Exit codes: 0 nothing differs,
+    1 something does that somebody must look at (what cannot be compared, or not yet, is none of it),
+    2 bad usage, 3 vendor or ledger cannot be read now (repeated, it goes on).
     """
     from luigi_spendguard.ledger.database.engines import opened  # Late, as all that not each command needs.
     from luigi_spendguard.reconcile import LAG_MS
@@ -235,7 +236,7 @@ class _Shown:
     def _csv(self, done: Reconciled, rows: Iterator[tuple[Difference, str]]) -> int:
         left = 0
         for difference, said in rows:
-            left += said != "booked"
+            left += _differs_still(difference, said)
             shown = _fields(done, difference, said)
             self.writer.writerow([cell_of(shown, name) for name in FIELDS])
         return left
@@ -245,10 +246,16 @@ class _Shown:
         head = json.dumps(_head(done), indent=2)
         click.echo(("" if self.first else ",") + "\n" + head[: head.rindex("\n}")], nl=False)
         click.echo(',\n  "differences": [', nl=False)
+        compared = True
         for difference, said in rows:
-            left += said != "booked"
+            left += _differs_still(difference, said)
+            if compared and not difference.differs:
+                click.echo('],\n  "not_compared": [', nl=False)
+                compared, mark = False, ""
             click.echo(f"{mark}\n{json.dumps(_fields(done, difference, said))}", nl=False)
             mark = ","
+        if compared:
+            click.echo('],\n  "not_compared": [', nl=False)
         click.echo("]\n}", nl=False)
         self.first = False
         return left
@@ -262,7 +269,7 @@ class _Shown:
             )
         )
         for difference, said in rows:
-            left += said != "booked"
+            left += _differs_still(difference, said)
             only = [
                 f"{format_usd(micros)} {where} only"
                 for micros, where in (
@@ -271,14 +278,17 @@ class _Shown:
                 )
                 if micros
             ]
-            click.echo(f"{difference.kind.value}: {', '.join(only) or '$0.00'}: {plain(difference.reason)}")
+            kind = difference.kind.value if difference.differs else f"not compared: {difference.kind.value}"
+            click.echo(f"{kind}: {', '.join(only) or '$0.00'}: {plain(difference.reason)}")
             click.echo(f"    {said or plain(difference.remedy)}")
         for what, (count, amount) in sums.apart.items():
             click.echo(f"apart: {what}: {count} lines, {amount} in its smallest unit")
         both = f"{format_usd(sums.matched)} in both"
         there = f"{self.vendor} {format_usd(sums.vendor)} = {both} + {format_usd(sums.vendor_only)}"
+        there += _not_compared(sums.vendor_uncompared)
         fees = f" + {format_usd(sums.fees)} in fees" if sums.fees else ""
         here = f"ledger {format_usd(sums.ledger)} = {both}{fees} + {format_usd(sums.ledger_only)}"
+        here += _not_compared(sums.ledger_uncompared)
         found = f"{counted(sums.differences, 'difference')} of {counted(sums.monies, 'payment')}"
         click.echo(f"{there}; {here}; {found}.")
         return left
@@ -290,6 +300,16 @@ def _run_in(ledger: Database, name: str) -> str:
             return run_in(tx, name)
     except NotFound as error:
         raise Stop(redaction.redact(str(error)), 2) from None
+
+
+def _differs_still(difference: Difference, said: str) -> bool:
+    """Return whether somebody must look at a difference."""
+    return difference.differs and said != "booked"
+
+
+def _not_compared(micros: int) -> str:
+    """Return how much cannot be compared, for a sum; "" for nothing."""
+    return f" + {format_usd(micros)} not compared" if micros else ""
 
 
 def _head(done: Reconciled) -> dict[str, Any]:
@@ -305,6 +325,8 @@ def _head(done: Reconciled) -> dict[str, Any]:
         "fees_usd": plain_usd(sums.fees),
         "vendor_only_usd": plain_usd(sums.vendor_only),
         "ledger_only_usd": plain_usd(sums.ledger_only),
+        "vendor_not_compared_usd": plain_usd(sums.vendor_uncompared),
+        "ledger_not_compared_usd": plain_usd(sums.ledger_uncompared),
         "payments": sums.monies,
         "equal": sums.equal,
         "causes": dict(sums.kinds),
@@ -328,6 +350,7 @@ def _fields(done: Reconciled, difference: Difference, said: str) -> dict[str, An
         "currency": difference.currency,
         "certain": difference.certain,
         "applied": said,
+        "differs": difference.differs,
         "reason": difference.reason,
         "remedy": difference.remedy,
     }

@@ -100,7 +100,7 @@ class Reconciler:
             if looked:
                 self._bring(file)
             unlooked = frozenset(unlisted[MOST_NAMED:]) if looked else frozenset()
-            sums = Comparison(file, run_id, self.books.shown, unlooked).compare()
+            sums = Comparison(file, run_id, self.books.shown, self.books.lists, unlooked).compare()
         except sqlite3.Error as error:
             file.close()
             raise BooksUnread(f"{file.path} cannot be written or read ({error}): make room there") from None

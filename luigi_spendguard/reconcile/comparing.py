@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -34,8 +34,10 @@ class Sums:
         matched: of both, what is the same.
         fees: what the ledger counts for fees that the vendor's prices may lack, as it has quoted them.
         vendor_only, ledger_only: what stands in differences.
+        vendor_uncompared, ledger_uncompared: what cannot be compared, or not yet.
         monies: how many monies were compared, and how many of them are equal.
         kinds: how many differences there are of each kind.
+        uncompared: how much cannot be compared, or not yet, of each kind.
         apart: what is shown apart: fees and what moves by itself, by kind and currency: how many, how much.
 
     """
@@ -46,9 +48,12 @@ class Sums:
     fees: int = 0
     vendor_only: int = 0
     ledger_only: int = 0
+    vendor_uncompared: int = 0
+    ledger_uncompared: int = 0
     monies: int = 0
     equal: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
+    uncompared: Counter[str] = field(default_factory=Counter)
     unpriced: Counter[str] = field(default_factory=Counter)
     apart: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -59,8 +64,9 @@ class Sums:
 
     def check(self) -> None:
         """Raise AssertionError unless each cent is matched or in a difference: a mistake here."""
-        counted = self.matched + self.fees + self.ledger_only
-        if (self.vendor, self.ledger) != (self.matched + self.vendor_only, counted):
+        shown = self.matched + self.vendor_only + self.vendor_uncompared
+        counted = self.matched + self.fees + self.ledger_only + self.ledger_uncompared
+        if (self.vendor, self.ledger) != (shown, counted):
             raise AssertionError(f"the sums do not close: {self}")
 
 
@@ -136,10 +142,10 @@ class _Money:
 
 
 (_KIND, _AT, _STATE, _ABOUT, _AMOUNT, _CURRENCY, _MICROS, _OPEN, _TAG, _FINAL, _RANK, _INSIDE) = range(1, 13)
-(_ID, _WHOLE, _ESTIMATED, _NOTE, _LISTED, _TARGET) = range(13, 19)
+(_ID, _WHOLE, _ESTIMATED, _NOTE, _LISTED, _TARGET, _PRICE_BY) = range(13, 20)
 _LINES = (
     "SELECT subject, kind, at_ms, state, about, amount, currency, micros, open_micros, tag, final, rank,"
-    " inside, id, whole, estimated, note, listed, target FROM line ORDER BY subject, rank"
+    " inside, id, whole, estimated, note, listed, target, price_by FROM line ORDER BY subject, rank"
 )
 _ITEMS = "SELECT subject, call, micros FROM item ORDER BY subject"
 #: The calls of each money, by the object that they name or by what their tag says.
@@ -195,6 +201,7 @@ class Comparison:
     Attributes:
         run_id: of this run alone; "": all. What no call has made belongs to no run.
         listed: how the ids begin of objects that the vendor's lists show; empty: all of them.
+        lists: the names of the lists that are read.
         unlooked: what no list has and was not asked for by itself either: there is too much of it.
 
     """
@@ -202,6 +209,7 @@ class Comparison:
     work: WorkFile
     run_id: str = ""
     listed: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
     unlooked: frozenset[str] = frozenset()
 
     def compare(self) -> Sums:
@@ -238,12 +246,19 @@ class Comparison:
         sums.monies += 1
         sums.vendor, sums.ledger = sums.vendor + vendor, sums.ledger + ledger
         sums.matched, sums.fees = sums.matched + matched, sums.fees + fees
-        sums.vendor_only, sums.ledger_only = sums.vendor_only + only[0], sums.ledger_only + only[1]
         found = _judged(self, money, best, only)
         if found is None:
             sums.equal += 1
             return
-        sums.kinds[found.kind.value] += 1
+        if found.differs:
+            sums.kinds[found.kind.value] += 1
+            sums.vendor_only, sums.ledger_only = sums.vendor_only + only[0], sums.ledger_only + only[1]
+        else:
+            sums.uncompared[found.kind.value] += 1
+            sums.vendor_uncompared, sums.ledger_uncompared = (
+                sums.vendor_uncompared + only[0],
+                sums.ledger_uncompared + only[1],
+            )
         values = tuple(vars(found).values())
         self.work.db.execute(
             f"INSERT INTO difference VALUES (NULL, {','.join('?' * len(values))})",
@@ -277,11 +292,12 @@ _COLUMNS = tuple(one.name for one in fields(Difference))
 
 
 def all_differences(work: WorkFile) -> Iterator[Difference]:
-    """Yield what differs, as it was found."""
+    """Yield what differs, and then what cannot be compared, as it was found."""
     cursor = work.db.cursor()
-    for row in cursor.execute(f"SELECT {', '.join(_COLUMNS)} FROM difference ORDER BY number"):
+    for row in cursor.execute(f"SELECT {', '.join(_COLUMNS)} FROM difference ORDER BY differs DESC, number"):
         facts = dict(zip(_COLUMNS, row, strict=True))
-        yield Difference(**facts | {"kind": Cause(facts["kind"]), "certain": bool(facts["certain"])})
+        flags = {name: bool(facts[name]) for name in ("certain", "differs")}
+        yield Difference(**facts | flags | {"kind": Cause(facts["kind"])})
 
 
 def _judged(how: Comparison, money: _Money, best: list[_Row], only: tuple[int, int]) -> Difference | None:
@@ -374,6 +390,9 @@ class _Judge:
             remedy,
         )
 
+    def _not_compared(self, kind: Cause, reason: str, remedy: str) -> Difference:
+        return replace(self._found(kind, reason, remedy), differs=False)
+
     def _unnamed(self) -> Difference:
         """Judge what has no price here."""
         note = self.money.unnamed[0][_NOTE]
@@ -385,7 +404,11 @@ class _Judge:
                 "give it one in [spendguard_fx], and repeat this",
             )
         text = f"{self.money.subject} ({self.best[0][_STATE]}) has no price yet, and its quote stands"
-        return self._found(Cause.NO_PRICE, text, "wait: it is asked for, and booked when it is there")
+        if all(line[_PRICE_BY] > time.time() * 1000 for line in self.money.unnamed):
+            wait = "wait: it is asked for, and booked when it is there"
+            return self._not_compared(Cause.NO_PRICE, text, wait)
+        text += "; by now the vendor should have named one"
+        return self._found(Cause.NO_PRICE, text, "look at it on the vendor's own pages, or ask the vendor")
 
     def _open_call(self) -> Difference | None:
         """Judge a money on which a call is in doubt, or under way."""
@@ -394,7 +417,9 @@ class _Judge:
         if call.state == "pending":
             text = f"call {call.id} is under way: what becomes of it is not known yet"
             return (
-                self._found(Cause.UNDER_WAY, text, "repeat this in some minutes") if any(self.only) else None
+                self._not_compared(Cause.UNDER_WAY, text, "repeat this in some minutes")
+                if any(self.only)
+                else None
             )
         known = by_tag or (call.object is not None and bool(self.best))
         if known and len(self.money.opened) == 1:
@@ -444,14 +469,17 @@ class _Judge:
             return self._found(Cause.NOT_THERE, f"{subject} is counted, and its call is pruned", "none")
         if call.object is None:
             text = f"{call.operation} has named no object that could be looked for"
-            return self._found(
-                Cause.NOT_LISTED, text, f"look at it: {command('calls', '--run', call.run_id)}"
-            )
+            shown = command("calls", "--run", call.run_id)
+            if call.operation.startswith(tuple(f"{name}." for name in self.how.lists)):
+                return self._found(Cause.NOT_LISTED, text, f"look at it: {shown}")
+            remedy = f"nothing: it counts as it was quoted ({shown} shows it)"
+            return self._not_compared(Cause.NOT_LISTED, text, remedy)
         if self.how.listed and not subject.startswith(self.how.listed):
             text = (
                 f"{subject} ({call.operation}) is of a kind that none of the vendor's lists that are read has"
             )
-            return self._found(Cause.NOT_LISTED, text, "look at it on the vendor's own pages")
+            remedy = "nothing: the vendor's own pages show it, where you want to compare it"
+            return self._not_compared(Cause.NOT_LISTED, text, remedy)
         if subject in self.how.unlooked:
             text = f"no list has {subject} ({call.operation}), and there are too many such to look for each"
             return self._found(Cause.NOT_LISTED, text, "repeat this for a shorter period")

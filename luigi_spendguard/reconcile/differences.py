@@ -43,6 +43,7 @@ class Difference:
         opened: what the call has opened at the vendor, where the ledger does not know that; or the one of
             several things that it has opened which `spent` is about; else "".
         reason, remedy: for people; the remedy has the commands.
+        differs: somebody must look at it; else it cannot be compared, or not yet.
 
     """
 
@@ -61,3 +62,4 @@ class Difference:
     opened: str
     reason: str
     remedy: str
+    differs: bool = True

@@ -21,7 +21,7 @@ from luigi_spendguard.errors import BooksUnread
 from luigi_spendguard.vendors.own_books import Entry, EntryPage, PageRequest, Period
 
 #: Of the tables; a file of another version is made anew.
-_VERSION = 2
+_VERSION = 3
 
 _TABLES = (
     "CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -34,7 +34,7 @@ _TABLES = (
         currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL, tag TEXT NOT NULL,
         target TEXT NOT NULL, final INTEGER NOT NULL, counted INTEGER NOT NULL, rank INTEGER NOT NULL,
         inside INTEGER NOT NULL, whole INTEGER NOT NULL, estimated INTEGER NOT NULL, note TEXT NOT NULL,
-        PRIMARY KEY (listed, id)
+        price_by INTEGER NOT NULL, PRIMARY KEY (listed, id)
     ) WITHOUT ROWID
     """,
     "CREATE INDEX entry_tag ON entry (tag) WHERE tag <> ''",
@@ -94,7 +94,7 @@ COMPARED = (
         at_ms INTEGER NOT NULL, state TEXT NOT NULL, about TEXT NOT NULL, amount INTEGER,
         currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL, tag TEXT NOT NULL,
         target TEXT NOT NULL, final INTEGER NOT NULL, rank INTEGER NOT NULL, inside INTEGER NOT NULL,
-        whole INTEGER NOT NULL, estimated INTEGER NOT NULL, note TEXT NOT NULL,
+        whole INTEGER NOT NULL, estimated INTEGER NOT NULL, note TEXT NOT NULL, price_by INTEGER NOT NULL,
         PRIMARY KEY (subject, rank, listed, id)
     ) WITHOUT ROWID
     """,
@@ -105,7 +105,8 @@ COMPARED = (
         run_id TEXT NOT NULL, entry INTEGER NOT NULL, at_ms INTEGER NOT NULL,
         vendor_micros INTEGER NOT NULL, ledger_micros INTEGER NOT NULL, amount INTEGER,
         currency TEXT NOT NULL, certain INTEGER NOT NULL,
-        spent INTEGER, opened TEXT NOT NULL, reason TEXT NOT NULL, remedy TEXT NOT NULL
+        spent INTEGER, opened TEXT NOT NULL, reason TEXT NOT NULL, remedy TEXT NOT NULL,
+        differs INTEGER NOT NULL
     )
     """,
 )
@@ -256,6 +257,7 @@ class WorkFile:
             entry.whole,
             entry.estimated,
             redaction.redact(entry.note),
+            entry.price_by_ms or 0,
         )
         self.db.execute(f"INSERT OR REPLACE INTO entry VALUES ({','.join('?' * len(values))})", values)
         for other in objects[1:]:
@@ -288,7 +290,7 @@ class WorkFile:
             self.db.execute(
                 "INSERT INTO line SELECT coalesce(alias.object, entry.object), listed, entry.id, kind, at_ms,"
                 " state, about, amount, currency, micros, open_micros, tag, target, final, rank, inside,"
-                " whole, estimated, note"
+                " whole, estimated, note, price_by"
                 " FROM entry LEFT JOIN alias ON alias.id = entry.object WHERE counted"
             )
 

@@ -79,6 +79,7 @@ class Entry:
         estimated: the vendor names no price for it, or not a whole one: `micros` is what luigi.cfg's prices
             make of it now, and what a call was quoted with stands.
         note: what the amount is, for people.
+        price_by_ms: until when the vendor may name a price, in milliseconds since the epoch; None: at once.
         marks: what requests that may have made it are known by (`OwnBooks.marks_of`).
         ordered_ms: when such a request was made, where that is not `at_ms`: as that is.
         rank: of the lines of one money (those that share one of their `objects`) the ones of the lowest rank
@@ -104,6 +105,7 @@ class Entry:
     whole: bool = True
     estimated: bool = False
     note: str = ""
+    price_by_ms: int | None = None
     marks: tuple[str, ...] = ()
     ordered_ms: int | None = None
     rank: int = 0

@@ -121,7 +121,7 @@ class Nightly:
                         sums.differences,
                         sums.vendor_only,
                         sums.ledger_only,
-                        dict(sums.kinds),
+                        dict(sums.kinds + sums.uncompared),
                     )
                 )
         found += [NightFinding(account, note="not compared: its secret is not here") for account in cannot]

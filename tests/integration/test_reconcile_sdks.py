@@ -61,6 +61,10 @@ def causes(account: dict[str, Any]) -> dict[str, str]:
     return {one["cause"]: one["applied"] for one in account["differences"]}
 
 
+def not_compared(account: dict[str, Any]) -> list[str]:
+    return [one["cause"] for one in account["not_compared"]]
+
+
 def test_a_lost_text_is_known_and_booked_with_its_sid(site: Site) -> None:
     made = key(site, "twilio")
     client = Client("run_1", made["vault_key"])
@@ -73,14 +77,16 @@ def test_a_lost_text_is_known_and_booked_with_its_sid(site: Site) -> None:
     client.http_client.session.close()
     assert site.run(made["run_id"])["reserved_usd"] == "0.012"
     code, account = found(site, "twilio")
-    assert (code, causes(account)) == (1, {"made": "", "no_price": ""})
+    assert (code, causes(account)) == (1, {"made": ""})
+    assert (not_compared(account), account["ledger_not_compared_usd"]) == (["no_price"], "0.012")
     code, account = found(site, "twilio", "--apply")
     assert causes(account)["made"] == "booked"
     run = site.run(made["run_id"])
     assert (run["spent_usd"], run["reserved_usd"]) == ("0.024", "0.00")
     sids = {one["sid"] for one in twilio.sent()}
     assert {one["object_id"] for one in site.calls(made["run_id"])} == sids
-    assert causes(found(site, "twilio")[1]) == {"no_price": ""}
+    code, account = found(site, "twilio")
+    assert (code, causes(account), not_compared(account)) == (0, {}, ["no_price", "no_price"])
     twilio.control(options={"price_delay": 0})
     code, account = found(site, "twilio")
     assert (code, account["fees_usd"]) == (0, "0.004")

@@ -120,8 +120,8 @@ class Sides:
             )
             done = one.reconcile(f"twilio:{SID}", Period(now + since, now + until + 1_000))
         found = list(done.differences())
-        assert sum(each.vendor_micros for each in found) == done.sums.vendor_only
-        assert sum(each.ledger_micros for each in found) == done.sums.ledger_only
+        assert sum(each.vendor_micros for each in found if each.differs) == done.sums.vendor_only
+        assert sum(each.ledger_micros for each in found if each.differs) == done.sums.ledger_only
         assert all(each.reason and each.remedy for each in found)
         done.sums.check()
         done.file.remove()
@@ -266,6 +266,29 @@ def test_a_message_without_a_price_yet_is_waited_for(sides: Sides) -> None:
     sides.message()
     found = sides.only()
     assert (found.kind, found.ledger_micros, found.certain) == (Cause.NO_PRICE, SMS + FEE, False)
+    assert not found.differs
+
+
+@pytest.mark.parametrize(
+    ("hours", "status", "differs"),
+    [(23, "delivered", False), (25, "delivered", True), (25, "queued", True), (25, "scheduled", False)],
+)
+def test_a_price_that_twilio_should_have_named_differs(
+    sides: Sides, hours: int, status: str, differs: bool
+) -> None:
+    sid = sides.message(**SCHEDULED)
+    made = formatdate(time.time() - hours * 3600)
+    sent = made if status == "delivered" else None
+    sides.changed(sid, status=status, date_created=made, date_sent=sent, price=None, price_unit=None)
+    age = "UPDATE call SET created_at = created_at - ?"
+    sides.books.write(lambda tx: tx.run(age, hours * HOUR))
+    sums, [found] = sides.compare(since=-30 * HOUR)
+    assert (found.kind, found.differs) == (Cause.NO_PRICE, differs)
+    quoted = sums.ledger
+    assert (sums.ledger_only, sums.ledger_uncompared) == ((quoted, 0) if differs else (0, quoted))
+    assert (dict(sums.kinds), dict(sums.uncompared)) == (
+        ({"no_price": 1}, {}) if differs else ({}, {"no_price": 1})
+    )
 
 
 def test_a_currency_without_a_rate_is_said_with_the_price(sides: Sides) -> None:
@@ -348,7 +371,7 @@ def test_what_has_no_list_is_said(sides: Sides) -> None:
     path = "/v2/Services/VA00000000000000000000000000000001/Verifications"
     sides.desk.post(path, {"To": "+14155550100", "Channel": "sms"}, "verify.twilio.com")
     found = sides.only()
-    assert (found.kind, found.certain) == (Cause.NOT_LISTED, False)
+    assert (found.kind, found.certain, found.differs) == (Cause.NOT_LISTED, False, False)
 
 
 # In doubt: Twilio has no idempotency, and no metadata.
@@ -458,7 +481,7 @@ def test_all_kinds_at_once_are_told_apart(sides: Sides) -> None:
             *("outside", "outside"),
         ]
     )
-    assert sums.ledger == sums.matched + sums.fees + sums.ledger_only
+    assert sums.ledger == sums.matched + sums.fees + sums.ledger_only + sums.ledger_uncompared
     assert sums.vendor == sums.matched + sums.vendor_only
     assert {each.kind for each in found if each.certain} == {Cause.PRICE, Cause.MADE}
     assert known in {each.call for each in found if each.certain}

@@ -26,6 +26,11 @@ _ACCOUNT = r"/api\.twilio\.com/2010-04-01/Accounts/AC[0-9a-fA-F]{32}"
 #: By which date a list is asked for, and how many lines a page has: one of messages at their longest, in
 #: signs that JSON escapes, is not too long to be read.
 _LISTS = {"messages": ("Messages", "DateSent", 300), "calls": ("Calls", "StartTime", 1000)}
+#: Twilio's price may come so many milliseconds after a message was delivered, or a call has ended:
+#: https://support.twilio.com/hc/en-us/articles/46871410243099 (messages: up to 24 hours, in rare cases).
+PRICE_MS = 24 * 3_600_000
+#: A message may be scheduled for so long (https://www.twilio.com/docs/messaging/features/message-scheduling).
+_SCHEDULED_MS = 35 * 24 * 3_600_000
 #: What of a link to the next page is taken: what is asked for stays as it was asked for.
 _PAGING = ("Page", "PageToken")
 
@@ -134,9 +139,20 @@ def _entry(listed: str, one: Mapping[str, Any], reading: Reading) -> Entry:
         whole=price.whole,
         estimated=estimated,
         note=price.note,
+        price_by_ms=_price_by(one, ordered),
         marks=marks_of(one) if listed == "messages" else (),
         ordered_ms=ordered,
     )
+
+
+def _price_by(one: Mapping[str, Any], ordered_ms: int) -> int:
+    """Return until when Twilio may still name a price, in milliseconds since the epoch."""
+    ended = next(
+        (moment_of(one, name) for name in ("end_time", "date_sent", "start_time") if one.get(name)), None
+    )
+    if ended is None:
+        ended = ordered_ms + (_SCHEDULED_MS if one["status"] == "scheduled" else 0)
+    return ended + PRICE_MS
 
 
 def _kind(listed: str, one: Mapping[str, Any]) -> str:
