@@ -17,7 +17,7 @@ from typing import Any
 from luigi_spendguard.errors import Conflict, LedgerError, LedgerUnavailable, NotFound
 from luigi_spendguard.ledger import keys, runs
 from luigi_spendguard.ledger.audit.blocks import Block, last_block
-from luigi_spendguard.ledger.audit.chain import Keys
+from luigi_spendguard.ledger.audit.signing import PublicKeys
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.audit.verifying import verify
 from luigi_spendguard.ledger.backup import Contents, copied, proved
@@ -184,7 +184,9 @@ class Restoration:
 
 
 @contextmanager
-def prepared(source: Path, place: Path, keys: Keys, *, although_whole: bool = False) -> Iterator[Restoration]:
+def prepared(
+    source: Path, place: Path, keys: PublicKeys, *, although_whole: bool = False
+) -> Iterator[Restoration]:
     """Prove a backup, and look what the ledger in `place` knows besides; nothing is changed before `put`.
 
     `keys`: the public keys that its audit is verified by, where there are any. Raises Tampered where it is

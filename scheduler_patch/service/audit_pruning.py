@@ -10,6 +10,7 @@ from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger import pruning
 from luigi_spendguard.ledger.audit import checkpoints
 from luigi_spendguard.ledger.audit.checkpoints import Checkpoint
+from luigi_spendguard.ledger.audit.signing import AuditStopped, KeyFiles
 from luigi_spendguard.protocol.operators import AuditPruneRequest
 from scheduler_patch.service import LedgerService
 
@@ -30,16 +31,21 @@ async def prune_audit(service: LedgerService, request: AuditPruneRequest) -> dic
         raise Conflict("what is younger than two days is not pruned: name a day before that")
     if request.dry_run:
         return _answer(await service.browse(checkpoints.due, request.before))
-    which = resumed = await service.browse(checkpoints.unfinished)
+    try:
+        files = KeyFiles(service.settings.audit_key)
+        signer, keys = files.signer(), files.trusted()
+    except AuditStopped as error:
+        raise Conflict(f"nothing was deleted, as the audit is not sealed now: {error}") from None
+    which = resumed = await service.browse(checkpoints.unfinished, keys)
     if which is None:
-        entry = await service.record(checkpoints.say, request.before)
+        entry = await service.record(checkpoints.say, request.before, signer)
         if entry is None:
             return _answer(None)
         await _sealed(service, entry)
-        which = await service.browse(checkpoints.unfinished)
+        which = await service.browse(checkpoints.unfinished, keys)
     blocks = rows = 0
     for _ in range(MOST):
-        gone = await service.record(checkpoints.delete_some)
+        gone = await service.record(checkpoints.delete_some, keys)
         blocks, rows = blocks + gone.blocks, rows + gone.rows
         if not gone.blocks:
             break

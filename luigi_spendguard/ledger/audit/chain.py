@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from luigi_spendguard.ledger.audit import rows
 from luigi_spendguard.ledger.audit.blocks import Block, block_of
 from luigi_spendguard.ledger.audit.checkpoints import Checkpoint, vouched
 from luigi_spendguard.ledger.audit.merkle import leaf_hash, root
-from luigi_spendguard.ledger.audit.signing import Head, is_signed
+from luigi_spendguard.ledger.audit.signing import Head, PublicKeys, is_signed
 from luigi_spendguard.ledger.audit.tampering import (
     Tampered,
     difference,
@@ -24,10 +24,6 @@ from luigi_spendguard.ledger.audit.tampering import (
 )
 from luigi_spendguard.ledger.database import Row, Tx
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-Keys = Mapping[str, "Ed25519PublicKey"]
 #: Blocks that are read at once.
 _BLOCKS = 50
 
@@ -56,7 +52,9 @@ class Chain:
     missing: Missing = field(default_factory=Missing)
 
 
-def check_known(tx: Tx, last: Block | None, keys: Keys, head: Head | None, told: Iterable[Block]) -> None:
+def check_known(
+    tx: Tx, last: Block | None, keys: PublicKeys, head: Head | None, told: Iterable[Block]
+) -> None:
     """Compare the chain with what is known of it outside of the database."""
     has = "no block at all" if last is None else f"block {last.number} as its last"
     if head is not None:
@@ -64,6 +62,11 @@ def check_known(tx: Tx, last: Block | None, keys: Keys, head: Head | None, told:
             raise Tampered(
                 f"block {head.number} was sealed here, and the ledger has {has}: an older ledger was "
                 "restored, or blocks were taken out"
+            )
+        if last.ledger != head.ledger:
+            raise Tampered(
+                f"{when(last)} is another ledger's: this one was put in the place of the one sealed here",
+                last,
             )
         known = block_of(tx, head.number)
         if known is not None and known.hash != head.hash:
@@ -81,7 +84,7 @@ def check_known(tx: Tx, last: Block | None, keys: Keys, head: Head | None, told:
             raise Tampered(f"{text}, and the ledger has another block of that number", known)
 
 
-def check_chain(tx: Tx, keys: Keys, since: int | None) -> Chain:
+def check_chain(tx: Tx, keys: PublicKeys, since: int | None) -> Chain:
     """Look at each block from the first on that was sealed at `since` or later; None: at all."""
     before, number, entry = _start(tx, keys, since)
     chain = Chain(is_whole=before is None, pruned_entry=entry)
@@ -98,17 +101,23 @@ def check_chain(tx: Tx, keys: Keys, since: int | None) -> Chain:
     return chain
 
 
-def _start(tx: Tx, keys: Keys, since: int | None) -> tuple[Block | None, int, int]:
+def _start(tx: Tx, keys: PublicKeys, since: int | None) -> tuple[Block | None, int, int]:
     """Return behind which block is looked (None: from the beginning), the first one's number, and up to which
     entry nothing is sealed any more, as that was pruned.
     """
     first = int(tx.value("SELECT min(number) FROM audit_block"))
-    pruned, before, entry = vouched(tx), None, 0
+    pruned, before, entry = vouched(tx, keys), None, 0
     # What a prune that is under way, or was interrupted, has left of the blocks up to there is of no chain.
     is_begun = pruned is not None and block_of(tx, pruned[0].block) is None
     if pruned is not None and is_begun and _vouches(pruned[0], pruned[1]["seq"]):
         before, entry = pruned[0].ends, pruned[0].entry
         first = before.number + 1
+    elif first > 1 and (unsigned := vouched(tx, None)) is not None and unsigned[0].block == first - 1:
+        raise Tampered(
+            f"the blocks up to {first - 1} are gone, and no key that is believed has signed that they were "
+            "pruned: they were taken out. Where an earlier version has pruned them, prune a later day: that "
+            "is signed"
+        )
     if since is None:
         return before, first, entry
     number = tx.value("SELECT min(number) FROM audit_block WHERE sealed_at >= ?", since)
@@ -136,7 +145,7 @@ def _blocks(tx: Tx, number: int) -> Iterator[Block]:
         at = some[-1]["number"] + 1
 
 
-def _check_head(block: Block, keys: Keys) -> None:
+def _check_head(block: Block, keys: PublicKeys) -> None:
     """Look whether a block's head is what was signed."""
     text = block.head
     if sha256(text.encode()).hexdigest() != block.hash:
@@ -152,7 +161,7 @@ def _check_head(block: Block, keys: Keys) -> None:
         )
 
 
-def _check_block(block: Block, before: Block | None, keys: Keys) -> None:
+def _check_block(block: Block, before: Block | None, keys: PublicKeys) -> None:
     """Look whether a block is signed and follows the one before."""
     wanted = 1 if before is None else before.number + 1
     if block.number != wanted:

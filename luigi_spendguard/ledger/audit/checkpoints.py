@@ -1,18 +1,20 @@
 """Checkpoints: what lets the chain begin behind blocks that were pruned.
 
-An entry of the journal says up to which block the audit is pruned, and that block's hash. It is sealed like
-any other, and only then are the blocks deleted: so a later block vouches for the ones that are gone.
+An entry of the journal says up to which block the audit is pruned, and that block's hash, signed with the
+audit's key: who can write the journal alone has no such entry. It is sealed like any other, and only then are
+the blocks deleted: so a later block vouches for the ones that are gone.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger.audit.blocks import OF_AUDIT, Block, sealed_entry
 from luigi_spendguard.ledger.audit.rows import canonical
+from luigi_spendguard.ledger.audit.signing import PublicKeys, Signer, is_signed
 from luigi_spendguard.ledger.budgets import JournalEntry, journal, last_entry
 from luigi_spendguard.ledger.database import Row, Tx
 
@@ -26,7 +28,8 @@ MOST_BLOCKS = 20
 class Checkpoint:
     """The last block that is pruned: its number, hash and ledger, its last row and its last entry.
 
-    `rows`: how many rows go with it.
+    `rows`: how many rows go with it. `key_id` and `signature`: whose word it is; "": nobody's, as an earlier
+    version has said it.
     """
 
     block: int
@@ -35,6 +38,24 @@ class Checkpoint:
     last_seq: int
     entry: int
     rows: int
+    key_id: str = ""
+    signature: str = ""
+
+    @property
+    def _text(self) -> str:
+        """What is signed: no block's head has a `kind`."""
+        said = {name: value for name, value in asdict(self).items() if name != "signature"}
+        return canonical({"kind": KIND, **said})
+
+    def signed(self, signer: Signer) -> Checkpoint:
+        """Return it with a signature."""
+        named = replace(self, key_id=signer.key_id)
+        return replace(named, signature=signer.sign(named._text))
+
+    def is_believed(self, keys: PublicKeys) -> bool:
+        """Return whether one of these keys has signed it."""
+        key = keys.get(self.key_id)
+        return key is not None and is_signed(self._text, self.signature, key)
 
     @classmethod
     def of(cls, note: str) -> Checkpoint:
@@ -82,18 +103,18 @@ def due(tx: Tx, before: int) -> Checkpoint | None:
     )
 
 
-def say(tx: Tx, before: int) -> int | None:
+def say(tx: Tx, before: int, signer: Signer) -> int | None:
     """Say in the journal what is to be pruned; return that entry, None where there is nothing to be."""
     checkpoint = due(tx, before)
     if checkpoint is None:
         return None
-    journal(tx, JournalEntry(KIND, note=checkpoint.note))
+    journal(tx, JournalEntry(KIND, note=checkpoint.signed(signer).note))
     return last_entry(tx)
 
 
-def unfinished(tx: Tx) -> Checkpoint | None:
+def unfinished(tx: Tx, keys: PublicKeys) -> Checkpoint | None:
     """Return a sealed checkpoint whose blocks are not all deleted, None where there is none."""
-    found = vouched(tx)
+    found = vouched(tx, keys)
     first = tx.value("SELECT min(number) FROM audit_block")
     return found[0] if found is not None and first is not None and first <= found[0].block else None
 
@@ -103,8 +124,10 @@ def is_sealed(tx: Tx, entry: int) -> bool:
     return (sealed_entry(tx) or 0) >= entry
 
 
-def vouched(tx: Tx) -> tuple[Checkpoint, Row] | None:
+def vouched(tx: Tx, keys: PublicKeys | None) -> tuple[Checkpoint, Row] | None:
     """Return the last checkpoint that is sealed, with its row of the audit; None: there is none.
+
+    `keys`: one of these has signed it; None: whether or not anybody has.
 
     Whether that row is as it was sealed, who walks the chain finds out.
     """
@@ -120,20 +143,22 @@ def vouched(tx: Tx) -> tuple[Checkpoint, Row] | None:
         try:
             sealed = json.loads(row["text"])
             if sealed["kind"] == KIND:
-                return Checkpoint.of(sealed["note"]), row
+                found = Checkpoint.of(sealed["note"])
+                if keys is None or found.is_believed(keys):
+                    return found, row
         except (ValueError, TypeError, KeyError):
             continue
     return None
 
 
-def delete_some(tx: Tx) -> Gone:
+def delete_some(tx: Tx, keys: PublicKeys) -> Gone:
     """Delete blocks that a sealed checkpoint vouches for, the newest of them first. Raises Conflict.
 
     Whoever repeats this until nothing is gone has deleted all of them. What is left in between is a chain, a
     gap up to the checkpoint, and the chain behind that.
     """
     tx.check(OF_AUDIT)
-    found = vouched(tx)
+    found = vouched(tx, keys)
     if found is None:
         raise Conflict("no sealed entry says that blocks of the audit are pruned: nothing was deleted")
     which = found[0]

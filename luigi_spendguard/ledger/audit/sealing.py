@@ -50,6 +50,8 @@ def check_chain(last: Block | None, at_head: Block | None, files: KeyFiles, head
         if last is None or last.number < head.number:
             has = "none" if last is None else f"{last.number} as its last"
             raise AuditStopped(_RESTORED.format(f"{known}, and it has {has}"))
+        if last.ledger != head.ledger:
+            raise AuditStopped(_RESTORED.format(f"{known} here, and the last one there is another ledger's"))
         if at_head is not None and at_head.hash != head.hash:
             raise AuditStopped(_RESTORED.format(f"{known} here, and it has another block {head.number}"))
         if last.hash == head.hash:

@@ -22,6 +22,8 @@ from luigi_spendguard.errors import LedgerError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+#: Public keys by their ids.
+PublicKeys = Mapping[str, "Ed25519PublicKey"]
 _END = "-----END PUBLIC KEY-----\n"
 
 

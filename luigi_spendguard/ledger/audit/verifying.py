@@ -15,9 +15,9 @@ from typing import Any
 
 from luigi_spendguard.ledger.audit import rows
 from luigi_spendguard.ledger.audit.blocks import Block, block_of, last_block
-from luigi_spendguard.ledger.audit.chain import Chain, Keys, check_chain, check_known
+from luigi_spendguard.ledger.audit.chain import Chain, check_chain, check_known
 from luigi_spendguard.ledger.audit.rights import wrongs
-from luigi_spendguard.ledger.audit.signing import Head
+from luigi_spendguard.ledger.audit.signing import Head, PublicKeys
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.audit.tampering import (
     Tampered,
@@ -84,7 +84,12 @@ class Verified:
 
 
 def verify(
-    tx: Tx, keys: Keys, *, head: Head | None = None, told: Iterable[Block] = (), since: int | None = None
+    tx: Tx,
+    keys: PublicKeys,
+    *,
+    head: Head | None = None,
+    told: Iterable[Block] = (),
+    since: int | None = None,
 ) -> Verified:
     """Compare the books with what was sealed of them. Raises Tampered at the first that differs.
 
@@ -96,7 +101,9 @@ def verify(
         return _verified(tx, keys, head, told, since)
 
 
-def _verified(tx: Tx, keys: Keys, head: Head | None, told: Iterable[Block], since: int | None) -> Verified:
+def _verified(
+    tx: Tx, keys: PublicKeys, head: Head | None, told: Iterable[Block], since: int | None
+) -> Verified:
     last = last_block(tx)
     check_known(tx, last, keys, head, told)
     if last is None:

@@ -116,9 +116,9 @@ def pruned(live: tuple[Books, Sealer]) -> tuple[Books, Sealer]:
         paid(books)
         sealer.seal(60)
     second = books.read(lambda tx: tx.value("SELECT sealed_at FROM audit_block WHERE number = 3"))
-    assert books.write(checkpoints.say, second) is not None
+    assert books.write(checkpoints.say, second, sealer.files.signer()) is not None
     sealer.seal(60)
-    assert books.write(checkpoints.delete_some).blocks == 2
+    assert books.write(checkpoints.delete_some, sealer.files.trusted()).blocks == 2
     paid(books)
     sealer.seal(60)
     return books, sealer

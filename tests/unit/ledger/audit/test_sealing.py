@@ -22,6 +22,7 @@ from luigi_spendguard.ledger.audit.merkle import leaf_hash, root
 from luigi_spendguard.ledger.audit.sealing import Sealer, accept
 from luigi_spendguard.ledger.audit.signing import (
     AuditStopped,
+    Head,
     KeyFiles,
     is_signed,
     public_keys,
@@ -225,6 +226,15 @@ def test_it_goes_on_behind_no_other_block_than_the_one_it_has_sealed(books: Seal
     books.write(lambda tx: tx.run("UPDATE audit_block SET hash = ?", "0" * 64))
     paid(books, USD)
     assert "it has another block 1" in books.seal()
+
+
+def test_it_goes_on_behind_no_other_ledger_of_its_key(books: SealedBooks) -> None:
+    books.seal()
+    known = books.files.head()
+    assert known is not None
+    books.files.keep_head(Head("another", 0, known.hash), accepted=True)  # Block 0 was pruned there.
+    books.claim("Charge")
+    assert "another ledger's" in books.seal()
 
 
 def test_a_head_that_cannot_be_read_is_said(books: SealedBooks) -> None:

@@ -471,6 +471,12 @@ def test_blocks_of_another_ledger_are_found(copy: Copy) -> None:
     assert "blocks were taken out, put in, or are another ledger's" in copy.found(head=None)
 
 
+def test_another_ledger_of_the_same_key_is_found_though_it_is_longer_and_pruned(copy: Copy) -> None:
+    """The number of the block that was sealed here last says nothing of another chain that has pruned it."""
+    head = replace(copy.sealed.head, ledger="another", number=0)
+    assert "another ledger" in copy.found(head=head)
+
+
 def test_since_a_time_only_later_blocks_are_looked_at(copy: Copy, sealed: Sealed) -> None:
     copy.change(FORGED)
     assert "the audit's text" in copy.found()
