@@ -55,7 +55,11 @@ def receipt(run: str, out: Path | None) -> None:
         run_id = run_in(tx, run)
         found = sealed_of(tx, run_id)
         if not found.rows:
-            raise Stop(f"nothing of run {run_id} is sealed yet: luigid does so within seconds of a call", 1)
+            raise Stop(
+                f"nothing of run {run_id} is sealed yet, or all of it was pruned: luigid seals within "
+                "seconds of a call",
+                1,
+            )
         try:
             chain = verify(tx, files.trusted(), head=head).chain
         except Tampered as error:

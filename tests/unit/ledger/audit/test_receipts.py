@@ -247,9 +247,9 @@ def test_who_signs_a_receipt_that_leaves_money_away_is_found_out_by_its_totals(b
 
 
 def test_what_was_pruned_is_not_said_to_be_there(books: SealedBooks) -> None:
-    books.write(say, 2**52)
+    books.write(say, 2**52, books.files.signer())
     books.seal()
-    books.write(delete_some)
+    books.write(delete_some, books.files.trusted())
     pay(books, "Late", 1)
     books.seal()
     proved = check(made(books))
