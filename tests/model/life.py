@@ -4,8 +4,8 @@ Two processes make the same call, `A` first and then `B`: of a later attempt, or
 worker's or a gateway's; it may be killed, or give up waiting for the ledger or for the vendor. A message,
 once said, may arrive at any time, in any order, again and again, or never; a request that has left may reach
 the vendor at any time, or never. luigid's death is an answer that is lost: what it had committed is there
-when it is back. An operator revokes the run, or resolves what is in doubt, rightly or wrongly; another call
-of the run wants the same money.
+when it is back. An operator revokes the run, or resolves what is in doubt, rightly or wrongly; luigid
+finds what a call in doubt has made, however young that is; another call of the run wants the same money.
 
 `books` is the ledger, `promises` what holds; `test_life` searches, and breaks each rule once.
 """
@@ -185,10 +185,21 @@ def operator(s: State, rules: Rules) -> Iterator[Step]:
         yield f"resolved: {call} was not sent", closed(said, call, not_sent, 0, "operator")
 
 
+def looks(s: State, rules: Rules) -> Iterator[Step]:
+    """`doubts.end_found`: luigid finds by its tag what a call has made that is in doubt."""
+    if not rules.honours_keys:
+        return
+    for call in "AB":
+        row = s.row(call)
+        if row.state == "in_doubt" and s.answered[row.key] == "ok":
+            found = row._replace(state="settled")
+            yield f"luigid finds what {call} has made", closed(s, call, found, 1, "vendor")
+
+
 def steps(s: State, rules: Rules) -> list[Step]:
     """Return all that can happen next."""
     found = [*acts(s, "A", rules), *acts(s, "B", rules), *vendor(s, rules)]
-    found += [*arrives(s, rules), *time(s, rules), *operator(s, rules)]
+    found += [*arrives(s, rules), *time(s, rules), *operator(s, rules), *looks(s, rules)]
     return [(label, same) for label, after in found if (same := forget(after, rules)) != s]
 
 
