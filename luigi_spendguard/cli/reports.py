@@ -188,7 +188,10 @@ def denied(form: str, **asked: str | None) -> None:
 @report.command(epilog="Example:  spendguard report forecast --since 30d --format csv")
 @_reports
 def forecast(form: str, **asked: str | None) -> None:
-    """Report what runs that were opened in the period were expected to cost, and what they came to."""
+    """Report what runs that were opened in the period were expected to cost, and what they came to.
+
+    `forecast` is the first one of a run, before any of its tasks had run.
+    """
     told = _asked().get(path_of("reports", "forecast"), limit="10000", **asked)
     columns: Sequence[Column] = (
         ("run", lambda row: row["run_id"]),
@@ -202,7 +205,7 @@ def forecast(form: str, **asked: str | None) -> None:
     )
     fields = (
         *("run_id", "root_family", "opened_at", "state", "forecast_usd", "actual_usd", "difference_usd"),
-        *("difference_percent", "estimated_usd", "unknown_tasks", "reserved_usd"),
+        *("difference_percent", "estimated_usd", "unknown_tasks", "reserved_usd", "last_forecast_usd"),
     )
     _show(form, told, told["rows"], columns, fields, "No run was opened then.")
 

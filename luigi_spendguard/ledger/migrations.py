@@ -276,6 +276,14 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         ) WITHOUT ROWID
         """,
     ),
+    # Keep what was foreseen of a run first; of runs there are it is the last that is known.
+    20: (
+        "ALTER TABLE run ADD COLUMN first_forecast_micros BIGINT",
+        "ALTER TABLE run ADD COLUMN first_estimated_micros BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE run ADD COLUMN first_unknown_tasks INTEGER NOT NULL DEFAULT 0",
+        "UPDATE run SET first_forecast_micros = forecast_micros, first_estimated_micros = estimated_micros,"
+        " first_unknown_tasks = unknown_tasks",
+    ),
 }
 #: The format that this version reads and writes.
 FORMAT = max(MIGRATIONS)

@@ -314,13 +314,18 @@ def _budgets_of_keys(tx: Tx, run_id: str) -> list[Row]:
 
 
 def set_forecast(tx: Tx, run_id: str, known: Micros, estimated: Micros, unknown: int) -> Row:
-    """Remember what the run's vendor tasks may cost: `known`, of it `estimated`; tasks of `unknown` cost."""
+    """Remember what the run's vendor tasks may cost: `known`, of it `estimated`; tasks of `unknown` cost.
+
+    The first is kept beside the last, which knows what was spent meanwhile.
+    """
+    said = (known, estimated, unknown, run_id)
     tx.run(
-        "UPDATE run SET forecast_micros = ?, estimated_micros = ?, unknown_tasks = ? WHERE run_id = ?",
-        known,
-        estimated,
-        unknown,
-        run_id,
+        "UPDATE run SET first_forecast_micros = ?, first_estimated_micros = ?, first_unknown_tasks = ?"
+        " WHERE run_id = ? AND first_forecast_micros IS NULL",
+        *said,
+    )
+    tx.run(
+        "UPDATE run SET forecast_micros = ?, estimated_micros = ?, unknown_tasks = ? WHERE run_id = ?", *said
     )
     return run_row(tx, run_id)
 

@@ -47,6 +47,10 @@ class RunTable(_Table):
     forecast_micros = BigIntegerField(null=True)
     estimated_micros = BigIntegerField(default=0)
     unknown_tasks = IntegerField(default=0)
+    # The first one: before any of its tasks had run.
+    first_forecast_micros = BigIntegerField(null=True)
+    first_estimated_micros = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
+    first_unknown_tasks = IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
     opened_at = BigIntegerField()
     ended_at = BigIntegerField(null=True)
     # Behind which entry of the journal its worker began to look what is complete.

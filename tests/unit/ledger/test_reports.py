@@ -251,6 +251,16 @@ def test_a_forecast_stands_beside_what_the_run_came_to(books: Books) -> None:
     }
 
 
+def test_it_is_what_was_foreseen_before_the_run_had_spent_anything(books: Books) -> None:
+    """A submission of the root again foresees what was spent meanwhile, which is no forecast of it."""
+    books.write(runs.set_forecast, "run", Micros(8 * USD), Micros(2 * USD), 1)
+    pay(books, "run", 10 * USD)
+    books.write(runs.set_forecast, "run", Micros(10 * USD), Micros(0), 0)
+    [row] = books.read(forecast, ALL)["rows"]
+    said = ("forecast_usd", "last_forecast_usd", "estimated_usd", "unknown_tasks", "difference_usd")
+    assert [row[name] for name in said] == ["8.00", "10.00", "2.00", 1, "2.00"]
+
+
 def test_days_have_their_cap_and_their_denials(books: Books) -> None:
     books.caps = type(books.caps)(day=Micros(50 * USD))
     pay(books, "run", 10 * USD)
