@@ -40,6 +40,7 @@ from luigi_spendguard.ledger import (
 from luigi_spendguard.ledger.actions import ActionFilter
 from luigi_spendguard.ledger.audit import sums
 from luigi_spendguard.ledger.copying import copy_books
+from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.ledger.database.engines import opened
 from luigi_spendguard.ledger.overview import SORTS, Page
 from luigi_spendguard.ledger.queries import CallFilter
@@ -97,6 +98,11 @@ RPCS: dict[str, list[dict[str, Any]]] = {
 _http = urllib3.PoolManager(timeout=30, retries=False)
 
 
+def _asked_by_alice(tx: Tx, amount: Micros) -> None:
+    tx.actor = "alice at 127.0.0.1"
+    top_ups.ask(tx, top_ups.TopUp("run", None, amount, f"asked {amount}"), "alice")
+
+
 def write_books(path: Path) -> None:
     """Write something of everything, and what `Maker` has not: it is pruned, corrected, lent or unknown."""
     first = Books(path, run_id="first", cap=100 * USD)
@@ -125,7 +131,7 @@ def write_books(path: Path) -> None:
     [of_vault] = books.read(keys.keys, None, 10, None)[:1]
     books.write(keys.revoke_key, of_vault["id"])
     for usd in (60, 70):
-        books.write(top_ups.ask, top_ups.TopUp("run", None, Micros(usd * USD), f"asked {usd}"), "alice")
+        books.write(_asked_by_alice, Micros(usd * USD))
     books.write(pruning.forget_calls, books.read(pruning.calls_of, "cus_again"))
     assert books.audit() == []
     books.ledger.close()
@@ -257,7 +263,7 @@ COMMANDS: dict[str, list[list[str]]] = {
 CHANGE = {"revoke", "top-up", "approve", "resolve", "issue-key", "revoke-key", "prune", "forget", "deliver"}
 CHANGE |= {"confirm", "withdraw"}
 #: They ask the books nothing but what routes and `ledger check` do, or what was sealed of either.
-OTHERS = {"audit", "check", "gateway", "reconcile", "self-test", "backup", "restore"}
+OTHERS = {"audit", "check", "gateway", "reconcile", "self-test", "backup", "restore", "whoami"}
 
 
 def test_every_reading_command_says_the_same(sites: tuple[Site, Site]) -> None:
@@ -302,6 +308,7 @@ ASKED: dict[Callable[..., Any], list[tuple[Any, ...]]] = {
     overview.spending: [(run_id, by) for run_id in _RUNS for by in ("vendor", "family")],
     overview.costs: [(["Charge_open", "Charge_again"],)],
     overview.named: [(_RUNS,)],
+    overview.run_named: [(name, "@last") for name in ("run", "fro", "f", "@last", "nowhere", "")],
     snapshot.of_run: [(one,) for one in _RUNS],
     snapshot.of_known: [*((one,) for one in _RUNS), ("nobody's",)],
     snapshot.of_call: [("run", "nowhere")],
