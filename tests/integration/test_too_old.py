@@ -263,7 +263,6 @@ def test_what_nobody_makes_again_luigid_looks_up_where_it_has_the_secret(
             assert charge().id == made["id"]
         assert len(vendor.posts()) == sent
         assert [one["kind"] for one in _journal(site, call_id)][-3:] == ["look_up", "found", "settle"]
-        assert site.cli("audit", "verify")[0] == 0
 
 
 def _journal(site: Site, call_id: str) -> list[dict[str, Any]]:
