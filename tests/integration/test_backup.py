@@ -8,15 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from luigi_spendguard.cli import cli
-from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.ledger import keys, runs
+from luigi_spendguard.errors import Conflict, LedgerUnavailable
+from luigi_spendguard.ledger import keys, restoring, runs
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import copies
 from luigi_spendguard.money import Micros
@@ -242,14 +242,14 @@ def test_on_an_empty_machine_nothing_is_known_and_runs_wait(books: Books, tmp_pa
         again.ledger.close()
 
 
-def test_a_ledger_in_use_is_not_replaced(books: Books, tmp_path: Path) -> None:
-    run("backup", tmp_path / "backup.db")
-    books.ledger.close()
+@contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Let another process have a ledger open."""
     code = (
         "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM run').fetchall();"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", f"{code} print('open', flush=True); input()", str(books.path)],
+        [sys.executable, "-c", f"{code} print('open', flush=True); input()", str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -257,9 +257,31 @@ def test_a_ledger_in_use_is_not_replaced(books: Books, tmp_path: Path) -> None:
     with other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
+        try:
+            yield
+        finally:
+            other.communicate("\n", timeout=20)
+
+
+def test_a_ledger_in_use_is_not_replaced(books: Books, tmp_path: Path) -> None:
+    run("backup", tmp_path / "backup.db")
+    books.ledger.close()
+    with in_use(books.path):
         done = run("restore", tmp_path / "backup.db", "--yes")
-        other.communicate("\n", timeout=20)
     assert (done.exit_code, "is in use: end luigid" in done.output) == (1, True)
+
+
+def test_nor_is_one_that_luigid_opens_while_its_operator_is_asked(books: Books, tmp_path: Path) -> None:
+    run("backup", tmp_path / "backup.db")
+    books.ledger.close()
+    before = books.path.read_bytes()
+    with (
+        restoring.prepared(tmp_path / "backup.db", books.path, {}) as found,
+        in_use(books.path),
+        pytest.raises(Conflict, match="is in use: end luigid"),
+    ):
+        found.put(with_revokes=True, actor="alice")
+    assert books.path.read_bytes() == before
 
 
 def test_a_whole_ledger_that_knows_more_is_gone_on_with(books: Books, tmp_path: Path) -> None:
