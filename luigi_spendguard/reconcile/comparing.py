@@ -235,7 +235,8 @@ class Comparison:
             return
         vendor, fees = money.shown()
         ledger = sum(micros for _, micros in money.items)
-        if ledger > vendor and best and self._is_late(money, best):
+        late = ledger > vendor and best and self._is_late(money, best)
+        if late and money.subject not in self.unlooked:
             ledger = vendor  # The rest was counted with what it was opened by.
         for line in money.unnamed:
             if line[_AMOUNT]:
@@ -272,11 +273,16 @@ class Comparison:
             return False
         if money.lines:
             doubted = any(period.has(call.at_ms) for call in money.opened)
-            return doubted or any(line[_INSIDE] for line in best)
+            return doubted or any(line[_INSIDE] for line in best) or self._is_touched(money)
         if not money.items or not any(micros for _, micros in money.items):
             return bool(money.opened) and any(period.has(call.at_ms) for call in money.opened)
         openers = {name for name, _ in money.items}
         return any(period.has(call.at_ms) for call in money.calls if call.id in openers)
+
+    def _is_touched(self, money: _Money) -> bool:
+        """Return whether money has moved within the period of what may have been opened long before."""
+        asked = "SELECT 1 FROM touched WHERE subject = ?"
+        return self.work.db.execute(asked, (money.subject,)).fetchone() is not None
 
     def _is_late(self, money: _Money, best: list[_Row]) -> bool:
         """Return whether the vendor's lines are about what was opened before they were read."""
@@ -353,6 +359,11 @@ class _Judge:
             return self._open_call()
         if not self.best:
             return self._ledger_only()
+        if self.best[0][_RANK] == MOVEMENT and self.money.subject in self.how.unlooked:
+            text = (
+                f"only a part of {self.money.subject} has moved, and there are too many such to look for each"
+            )
+            return self._found(Cause.NOT_LISTED, text, "repeat this for a shorter period")
         foreign = not self.money.items and not self.money.tagged
         if self.money.unnamed and (not foreign or any(line[_AMOUNT] for line in self.money.unnamed)):
             return self._unnamed()

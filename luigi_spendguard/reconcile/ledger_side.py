@@ -123,6 +123,7 @@ class _LedgerSide:
             ("SELECT 1 FROM call WHERE id = ?", call_id),
             ("SELECT 1 FROM call WHERE object = ? LIMIT 1", name),
             ("SELECT 1 FROM line WHERE subject = ? LIMIT 1", self.work.root_of(name)),
+            ("SELECT 1 FROM touched WHERE subject = ?", self.work.root_of(name)),
         )
         return any(self.db.execute(sql, (value,)).fetchone() for sql, value in asked)
 
@@ -131,7 +132,9 @@ class _LedgerSide:
 
         An object that is another account's is noted.
         """
-        for ids in _some(self.db, "SELECT id FROM alias UNION SELECT object FROM entry WHERE counted"):
+        query = "SELECT id FROM alias UNION SELECT object FROM entry WHERE counted"
+        query += " UNION SELECT subject FROM touched"
+        for ids in _some(self.db, query):
             found = self.tx.all(f"{_CALL} object_id IN (SELECT value FROM json_each(?))", self.vendor, ids)
             self._keep_calls([row for row in found if row["account"] == self.account])
             with self.work.writing():

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from luigi_spendguard import redaction
 from luigi_spendguard.errors import BooksUnread
-from luigi_spendguard.vendors.own_books import Entry, EntryPage, PageRequest, Period
+from luigi_spendguard.vendors.own_books import MOVEMENT, Entry, EntryPage, PageRequest, Period
 
 #: Of the tables; a file of another version is made anew.
-_VERSION = 3
+_VERSION = 4
 
 _TABLES = (
     "CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -98,6 +98,8 @@ COMPARED = (
         PRIMARY KEY (subject, rank, listed, id)
     ) WITHOUT ROWID
     """,
+    # Money of them has moved within the period, or has come back, whenever they were opened.
+    "CREATE TABLE touched (subject TEXT PRIMARY KEY) WITHOUT ROWID",
     "CREATE INDEX line_tag ON line (tag) WHERE tag <> ''",
     """
     CREATE TABLE difference (
@@ -219,15 +221,27 @@ class WorkFile:
                 self._keep_entry(entry)
 
     def unlisted(self) -> list[str]:
-        """Return the objects that calls of the period count for, or are in doubt about, and no list has."""
+        """Return the objects that calls of the period count for, or are in doubt about, and no list has; and
+        those of other calls that have moved another amount within it than is counted.
+        """
         rows = self.db.execute(
             "SELECT object FROM call WHERE state = 'in_doubt' AND object IS NOT NULL"
             " AND at_ms BETWEEN :since AND :until AND NOT EXISTS (SELECT 1 FROM line WHERE line.subject ="
             " coalesce((SELECT alias.object FROM alias WHERE alias.id = call.object), call.object))"
+            # What has moved may be a part: how much it all is says the thing itself.
+            " UNION SELECT item.name FROM item JOIN touched ON touched.subject = item.subject"
+            " WHERE item.micros <> 0 AND item.name NOT LIKE 'call:%' AND NOT EXISTS"
+            " (SELECT 1 FROM line WHERE line.subject = item.subject AND line.rank <> :movement)"
+            " AND (SELECT sum(other.micros) FROM item AS other WHERE other.subject = item.subject)"
+            " <> coalesce((SELECT sum(line.micros) FROM line WHERE line.subject = item.subject), 0)"
             " UNION SELECT item.name FROM item JOIN call ON call.id = item.call WHERE item.micros <> 0"
             " AND item.name NOT LIKE 'call:%' AND call.at_ms BETWEEN :since AND :until"
             " AND NOT EXISTS (SELECT 1 FROM line WHERE line.subject = item.subject) ORDER BY 1",
-            {"since": self.work.period.since_ms, "until": self.work.period.until_ms},
+            {
+                "since": self.work.period.since_ms,
+                "until": self.work.period.until_ms,
+                "movement": MOVEMENT,
+            },
         )
         return [str(row[0]) for row in rows]
 
@@ -292,6 +306,11 @@ class WorkFile:
                 " state, about, amount, currency, micros, open_micros, tag, target, final, rank, inside,"
                 " whole, estimated, note, price_by"
                 " FROM entry LEFT JOIN alias ON alias.id = entry.object WHERE counted"
+            )
+            self.db.execute(
+                "INSERT OR IGNORE INTO touched SELECT coalesce(alias.object, entry.object)"
+                " FROM entry LEFT JOIN alias ON alias.id = entry.object WHERE inside AND rank = ?",
+                (MOVEMENT,),
             )
 
     def clear_compared(self) -> None:

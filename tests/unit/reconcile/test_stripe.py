@@ -444,6 +444,55 @@ def test_money_that_moves_long_after_it_was_asked_for_is_matched_by_its_object(s
     assert sides.sums.matched == 500 * CENT
 
 
+OLDER = 40 * 86400
+
+
+def older(sides: Sides, call_id: str) -> None:
+    """Let a call have been made long before the period."""
+    sides.books.write(
+        lambda tx: tx.run("UPDATE call SET created_at = created_at - ? WHERE id = ?", OLDER * 1000, call_id)
+    )
+
+
+@pytest.mark.parametrize("captured", [500, 300])
+def test_what_is_captured_long_after_it_was_asked_for_is_all_looked_at(sides: Sides, captured: int) -> None:
+    sides.stripe.now -= OLDER
+    intent = sides.stripe.intent(500, paid=False)
+    call_id = sides.call(500, intent["id"])
+    older(sides, call_id)
+    sides.stripe.now += OLDER
+    sides.stripe.pay(intent, captured)["created"] -= OLDER
+    found = sides.found()
+    if captured == 500:
+        assert (found, sides.sums.matched) == ([], 500 * CENT)
+        return
+    less = one(found)
+    assert (less.kind, less.call, less.spent, less.certain) == (Cause.AMOUNT, call_id, 300 * CENT, True)
+    assert (less.ledger_micros, sides.sums.matched) == (200 * CENT, 300 * CENT)
+    assert sides.found(until=-HOUR) == [], "nothing has moved by then"
+
+
+def test_what_comes_back_long_after_it_was_sent_is_seen(sides: Sides) -> None:
+    sides.stripe.now -= OLDER
+    refund = sides.stripe.refund(sides.stripe.intent(500), 200)
+    payout, kept = sides.stripe.payout(100), sides.stripe.payout(50)
+    calls = {
+        refund["id"]: sides.call(200, refund["id"], operation="refunds.create", path="/v1/refunds"),
+        payout["id"]: sides.call(100, payout["id"], operation="payouts.create", path="/v1/payouts"),
+        kept["id"]: sides.call(50, kept["id"], operation="payouts.create", path="/v1/payouts"),
+    }
+    for call_id in calls.values():
+        older(sides, call_id)
+    sides.stripe.now += OLDER
+    for thing, kind in ((refund, "refund_failure"), (payout, "payout_failure")):
+        thing["status"] = "failed"
+        sides.stripe.moved(thing, kind, thing["amount"])
+    found = {each.subject: each for each in sides.found()}
+    assert set(found) == {refund["id"], payout["id"]}
+    for name, each in found.items():
+        assert (each.kind, each.call, each.spent, each.certain) == (Cause.CANCELLED, calls[name], 0, True)
+
+
 def test_one_run_alone_can_be_asked_for(sides: Sides) -> None:
     sides.paid()
     sides.stripe.intent(100)
