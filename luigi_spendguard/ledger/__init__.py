@@ -49,6 +49,11 @@ MANY, GATHER_S = 4, 0.001
 CLOSE_S = 5.0
 
 
+def closed() -> LedgerUnavailable:
+    """Return why nothing is read or written any more."""
+    return LedgerUnavailable("the ledger is closed: luigid is ending")
+
+
 class Writer:
     """Runs operations one after the other, in a shared transaction.
 
@@ -74,7 +79,7 @@ class Writer:
         future: Future[Any] = Future()
         with self._lock:
             if self._closed:
-                future.set_exception(LedgerUnavailable("the ledger is closed: luigid is ending"))
+                future.set_exception(closed())
             elif (away := self._away.why) is not None:  # It may still be waiting for that server itself.
                 future.set_exception(away)
             else:
@@ -266,11 +271,15 @@ class Ledger:
     def _looked(
         self, pool: ThreadPoolExecutor, db: Database, slow: bool, operation: Callable[..., T], *args: Any
     ) -> Future[T]:
-        if (away := self.away) is not None:
-            future: Future[T] = Future()
-            future.set_exception(away)
-            return future
-        return pool.submit(self._look, db, slow, operation, *args)
+        why: LedgerUnavailable | None = self.away
+        if why is None:
+            try:
+                return pool.submit(self._look, db, slow, operation, *args)
+            except RuntimeError:  # The program ends: Python closes its pools before anybody is told so.
+                why = closed()
+        future: Future[T] = Future()
+        future.set_exception(why)
+        return future
 
     def _look(self, db: Database, slow: bool, operation: Callable[..., T], *args: Any) -> T:
         def look() -> T:

@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import TimeoutError as NoAnswer
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import Ledger
@@ -30,7 +31,7 @@ from luigi_spendguard.ledger.foreseen import naming
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a block to be read, and to be written.
+#: Seconds for a block to be read, and to be written, where nobody waits for that.
 _PATIENCE_S = 60.0
 #: Seconds between two blocks that are written down apart, while there are many.
 _HEAD_S = 1.0
@@ -116,7 +117,7 @@ class Sealer:
         begun = time.monotonic()
         until = begun + within_s
         try:
-            while more := self._seal_next(last):
+            while more := self._seal_next(last, until - begun if last else _PATIENCE_S):
                 if (now := time.monotonic()) >= until:
                     break
                 rest(now - begun)
@@ -127,7 +128,7 @@ class Sealer:
                 logger.error("The audit is not sealed: %s", error)
             self.stopped = str(error)
             return False
-        except LedgerUnavailable as error:
+        except (LedgerUnavailable, NoAnswer) as error:  # What is wrong the calls themselves are told.
             logger.debug("The audit cannot be sealed now: %s", error)
             return False
         except Exception:
@@ -136,11 +137,14 @@ class Sealer:
         self.stopped = ""
         return more
 
-    def _seal_next(self, is_end: bool) -> bool:
-        """Seal one block, if there is anything to seal; return whether there is more."""
+    def _seal_next(self, is_end: bool, patience_s: float) -> bool:
+        """Seal one block, if there is anything to seal; return whether there is more.
+
+        `patience_s`: for how long an answer is waited for, twice at the most.
+        """
         head = self.files.head()  # Before the database is looked at, which only goes on from there.
         look = self._ledger.write if is_end else self._ledger.browse
-        last, at_head, drafted = look(_look, self._figures, head).result(_PATIENCE_S)
+        last, at_head, drafted = look(_look, self._figures, head).result(patience_s)
         if self._guest and last is not None and not self.files.key.exists():
             return False
         check_chain(last, at_head, self.files, head)
@@ -149,7 +153,7 @@ class Sealer:
         signer = self.files.signer()
         ledger = uuid.uuid4().hex if last is None else last.ledger
         block = sealed_block(drafted, last, ledger, signer.key_id, signer.sign)
-        if not self._ledger.write(_append, drafted, block).result(_PATIENCE_S):
+        if not self._ledger.write(_append, drafted, block).result(patience_s):
             return True  # Another process was first: its block is behind the last now.
         self._head = Head(block.ledger, block.number, block.hash)
         if time.monotonic() - self._kept_at >= _HEAD_S:

@@ -24,6 +24,7 @@ from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService, anchors, sealing
 from scheduler_patch.service.anchors import Anchors
 from scheduler_patch.service.sealing import Sealing
+from tests.support.processes import free_port, wait_until
 
 
 def settings_in(folder: Path, **more: object) -> Settings:
@@ -226,6 +227,17 @@ def test_of_a_block_that_a_full_disk_has_cut_off_nothing_stays(
     assert [Block.of(json.loads(line)) for line in told.read_text().splitlines()] == [block]
 
 
+def test_of_an_address_that_cannot_be_reached_the_host_alone_is_said(
+    block: Block, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(anchors, "_LAST_S", 0.0)
+    told = Anchors()
+    told.tell(block, (f"http://127.0.0.1:{free_port()}/secret-path",))
+    wait_until(lambda: "are not told to 127.0.0.1" in caplog.text, what="the warning")
+    told.close()
+    assert "secret-path" not in caplog.text
+
+
 class Listener(BaseHTTPRequestHandler):
     """Takes what is told but the first `failing` times."""
 
@@ -262,6 +274,10 @@ def test_an_address_is_told_again_until_it_has_taken_it(
         assert heard == [(1, False), (1, False), (1, True)]
         assert "503" in caplog.text
         assert "secret-path" not in caplog.text
+        for one in threading.enumerate():  # It tells no more, and ends.
+            if one.name == "spendguard-anchor":
+                one.join(20)
+                assert not one.is_alive()
     finally:
         server.shutdown()
         server.server_close()

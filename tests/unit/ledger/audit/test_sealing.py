@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import json
 import stat
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger.audit.blocks import (
     Block,
     RunFigures,
@@ -291,6 +294,48 @@ def test_who_has_much_to_seal_rests_between_blocks(books: SealedBooks) -> None:
     head = books.files.head()
     assert head is not None
     assert head.number == 2
+
+
+class Silent:
+    """A ledger that does not answer, and with whose patience it was asked."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    def write(self, *_: object) -> Future[None]:
+        waited = self.waited
+
+        class Asked(Future[None]):
+            def result(self, timeout: float | None = None) -> None:
+                waited.append(float("inf") if timeout is None else timeout)
+                raise concurrent.futures.TimeoutError  # Another one than Python's own in Python 3.10.
+
+        return Asked()
+
+    browse = write
+
+
+def test_the_last_look_waits_no_longer_than_it_may(
+    books: SealedBooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent: Any = Silent()
+    assert not Sealer(silent, books.files).seal(5.0, last=True)
+    assert all(0 <= waited <= 5.0 for waited in silent.waited)
+    assert len(silent.waited) == 1
+    assert caplog.text == ""
+
+
+def test_what_is_looked_for_while_a_program_ends_is_told_so(
+    books: SealedBooks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before anything that is ours hears that Python ends, its pools take nothing any more."""
+    with monkeypatch.context() as patch:
+        patch.setattr(concurrent.futures.thread, "_shutdown", True)
+        for look in (books.ledger.read, books.ledger.browse):
+            with pytest.raises(LedgerUnavailable, match="the ledger is closed"):
+                look(last_block).result(20)
+        assert not books.sealer.seal(5.0)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
