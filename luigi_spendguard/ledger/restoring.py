@@ -191,13 +191,15 @@ def prepared(
 
     `keys`: the public keys that its audit is verified by, where there are any. Raises Tampered where it is
     not as it was sealed, LedgerUnavailable where it is no backup, and Conflict where it does not add up, the
-    ledger is used, or is whole and would lose something (unless `although_whole`).
+    ledger is used, is another program's database, or is whole and would lose something (unless
+    `although_whole`).
     """
     if not source.is_file():
         raise NotFound(f"there is no backup {source}")
     if place.exists() and source.samefile(place):
         raise Conflict(f"{source} is the ledger itself: name a backup of it")
     _refuse_used(place)
+    _refuse_foreign(place)
     with copies.new_file(place, place) as made:
         try:
             found = copied(source, made, f"the backup {source}")
@@ -223,6 +225,15 @@ def _refuse_used(place: Path) -> None:
                 f"{place} is in use: end luigid, its gateways and workers with --local-scheduler first, as "
                 "what they write meanwhile would be lost"
             )
+
+
+def _refuse_foreign(place: Path) -> None:
+    """Refuse another program's database; one that cannot be read may be a damaged ledger."""
+    if not place.exists() or copies.damage(place):
+        return
+    with opened(place, read_only=True) as books, books.reading() as tx:
+        if tx.has_tables() and not tx.has_tables("journal"):
+            raise Conflict(f"{place} is another program's database: name another --to")
 
 
 def _refuse_to_lose(later: Later, place: Path) -> None:

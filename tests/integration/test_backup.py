@@ -442,3 +442,17 @@ def test_other_books_are_not_replaced_unasked(books: Books, tmp_path: Path) -> N
     Books(tmp_path / "other.db", run_id="elsewhere").ledger.close()
     done = run("restore", tmp_path / "backup.db", "--to", f"sqlite:///{tmp_path / 'other.db'}", "--yes")
     assert (done.exit_code, "has other books" in done.output) == (1, True)
+
+
+def test_another_program_s_database_is_not_replaced(books: Books, tmp_path: Path) -> None:
+    run("backup", tmp_path / "backup.db")
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as db:
+        db.execute("CREATE TABLE theirs (x)")
+        db.commit()
+    before = other.read_bytes()
+    to = f"sqlite:///{other}"
+    done = run("restore", tmp_path / "backup.db", "--to", to, "--yes", "--replace-whole")
+    assert done.exit_code == 1, done.output
+    assert f"{other} is another program's database" in done.output
+    assert other.read_bytes() == before
