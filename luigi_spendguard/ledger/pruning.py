@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luigi_spendguard.counted import counted
-from luigi_spendguard.ledger import queries
+from luigi_spendguard.ledger import queries, reconciliations
 from luigi_spendguard.ledger.audit.blocks import sealed_entry
 from luigi_spendguard.ledger.batches import COMPLETIONS, NOT_COMPLETED, may_repeat
 from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal, last_entry, run_budget
@@ -170,6 +170,8 @@ def prune(tx: Tx, before: int, after: int = 0) -> Pruned:
             found.next = run["id"]
             break
     _delete_budgets(tx, done)
+    if found.next is None:
+        reconciliations.forget(tx, before)
     return found
 
 

@@ -108,6 +108,19 @@ def keep(tx: Tx, vendor: str, period: tuple[int, int], finding: NightFinding, st
     )
 
 
+def forget(tx: Tx, before: int) -> None:
+    """Delete what was found of nights that ended before then; of each vendor the last one stays, as the next
+    begins where that has ended.
+    """
+    tx.run(
+        "DELETE FROM reconciliation WHERE until_ms < ? AND NOT (state = 'under_way' AND"
+        f" at + ? >= {NOW}) AND until_ms < (SELECT max(done.until_ms) FROM reconciliation AS done"
+        " WHERE done.vendor = reconciliation.vendor AND done.account = '' AND done.state = 'done')",
+        before,
+        LEASE_MS,
+    )
+
+
 def listed(tx: Tx, vendor: str | None, limit: int) -> list[dict[str, Any]]:
     """Return what was found, the latest first: accounts, and what is under way or has failed."""
     rows = tx.all(

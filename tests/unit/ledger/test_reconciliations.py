@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.ledger import reconciliations as nightly
+from luigi_spendguard.ledger.pruning import prune
 from luigi_spendguard.ledger.reconciliations import AGAIN_MS, DAY_MS, LEASE_MS, MOST_DAYS, NightFinding
 from tests.support.books import Books
 
@@ -81,3 +82,25 @@ def test_what_was_found_is_listed_with_what_has_failed(books: Books) -> None:
     end(books, "done")
     assert [one["account"] for one in books.read(nightly.listed, None, 10)] == ["stripe:test"]
     assert books.read(nightly.listed, "twilio", 10) == []
+
+
+def test_what_was_found_long_ago_is_pruned_but_the_newest_of_each_vendor(books: Books) -> None:
+    for vendor, nights in (("stripe", (1, 2, 3)), ("twilio", (1,))):
+        for night in nights:
+            until = UNTIL + night * DAY_MS
+            for finding, state in ((NightFinding("account"), "done"), (NightFinding(""), "done")):
+                books.write(nightly.keep, vendor, (until - DAY_MS, until), finding, state)
+    take(books, "dead", UNTIL + 3 * DAY_MS - 1)
+    age(books, LEASE_MS)
+    take(books, "at it", UNTIL + 3 * DAY_MS - 2)
+    books.write(prune, UNTIL + 2 * DAY_MS)
+    assert books.read(lambda tx: tx.value("SELECT count(*) FROM reconciliation WHERE vendor = 'stripe'")) == 6
+    books.write(prune, UNTIL + 9 * DAY_MS)
+    left = books.read(lambda tx: tx.all("SELECT vendor, until_ms, state FROM reconciliation ORDER BY 1, 2"))
+    assert [(row["vendor"], (row["until_ms"] - UNTIL) // DAY_MS, row["state"]) for row in left] == [
+        ("stripe", 2, "under_way"),
+        ("stripe", 3, "done"),
+        ("stripe", 3, "done"),
+        ("twilio", 1, "done"),
+        ("twilio", 1, "done"),
+    ]
