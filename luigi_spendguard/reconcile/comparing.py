@@ -87,6 +87,7 @@ class _KnownCall:
     fees: int | None
     tag: str
     entry: int
+    over_ms: int
 
 
 @dataclass
@@ -142,10 +143,11 @@ class _Money:
 
 
 (_KIND, _AT, _STATE, _ABOUT, _AMOUNT, _CURRENCY, _MICROS, _OPEN, _TAG, _FINAL, _RANK, _INSIDE) = range(1, 13)
-(_ID, _WHOLE, _ESTIMATED, _NOTE, _LISTED, _TARGET, _PRICE_BY) = range(13, 20)
+(_ID, _WHOLE, _ESTIMATED, _NOTE, _LISTED, _TARGET, _PRICE_BY, _ASKED) = range(13, 21)
 _LINES = (
     "SELECT subject, kind, at_ms, state, about, amount, currency, micros, open_micros, tag, final, rank,"
-    " inside, id, whole, estimated, note, listed, target, price_by FROM line ORDER BY subject, rank"
+    " inside, id, whole, estimated, note, listed, target, price_by, asked_ms FROM line ORDER BY subject,"
+    " rank"
 )
 _ITEMS = "SELECT subject, call, micros FROM item ORDER BY subject"
 #: The calls of each money, by the object that they name or by what their tag says.
@@ -159,7 +161,7 @@ _CALLS = (
         f"call.{name}"
         for name in (
             *("id", "run_id", "account", "operation", "object", "target", "state", "currency", "asked"),
-            *("reserved", "cost", "at_ms", "fees", "tag", "entry"),
+            *("reserved", "cost", "at_ms", "fees", "tag", "entry", "over_ms"),
         )
     )
 )
@@ -442,6 +444,8 @@ class _Judge:
                 spent = spent if quoted == [] and spent > call.reserved else call.reserved
             fits = spent <= call.reserved and self._same_currency(call, spent)
             certain = fits and all(line[_FINAL] or line in quoted for line in self.best)
+            if spent < call.reserved:  # What was asked for before it was over may not show what it did then.
+                certain = certain and all(line[_ASKED] >= call.over_ms for line in self.best)
             how = self.money.by_what if by_tag else "its object"
             alone = call.object is None and len(self.best) == 1
             opened = self.money.subject if alone else ""

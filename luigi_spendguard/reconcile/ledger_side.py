@@ -26,6 +26,7 @@ AT_ONCE = 1000
 _CALL = (
     "SELECT id, run_id, task_id, account, operation, object_id, target, state, currency, asked_micros,"
     " reserved_micros, settled_micros, corrected_micros, overrun_micros, created_at, wire_key, tagged,"
+    " max(created_at, coalesce(granted_at, 0)) + timeout_ms AS over_ms,"
     " coalesce((SELECT due.fees_micros FROM price_due AS due WHERE due.call_id = call.id), fees_micros)"
     " AS fees_micros, (SELECT max(id) FROM journal WHERE journal.call_id = call.id) AS entry FROM call"
     " WHERE vendor = ? AND state IS NOT NULL AND"
@@ -173,6 +174,7 @@ class _LedgerSide:
                     row["fees_micros"],
                     self.books.tag_of(row["wire_key"]) if row["tagged"] and row["wire_key"] else "",
                     row["entry"] or 0,
+                    row["over_ms"],
                 )
                 self.db.execute(f"INSERT OR REPLACE INTO call VALUES ({','.join('?' * len(values))})", values)
 

@@ -54,8 +54,9 @@ class BooksReader:
         for listed in self.books.lists:
             asked = work.begin(self.books.first(listed, self.reading))
             while asked is not None:
-                page = self._page(asked)
-                work.keep(asked, page)
+                reply, asked_ms = self._fetched(asked)
+                page = self._read(asked, reply)
+                work.keep(asked, page, asked_ms)
                 asked = page.next
 
     def read_named(self, work: WorkFile, names: Iterable[str]) -> frozenset[str]:
@@ -68,14 +69,11 @@ class BooksReader:
             asked = self.books.named(name, self.reading)
             if asked is None:
                 continue
-            reply = self._fetched(asked, (200, 404))
+            reply, asked_ms = self._fetched(asked, (200, 404))
             if reply.status == 200:
-                work.keep_named(self._read(asked, reply))
+                work.keep_named(self._read(asked, reply), asked_ms)
             looked.add(name)
         return frozenset(looked)
-
-    def _page(self, asked: PageRequest) -> EntryPage:
-        return self._read(asked, self._fetched(asked))
 
     def _read(self, asked: PageRequest, reply: Reply) -> EntryPage:
         where = f"{asked.listed} of {self.vendor.name}"
@@ -96,8 +94,10 @@ class BooksReader:
             )
         return page
 
-    def _fetched(self, asked: PageRequest, statuses: tuple[int, ...] = (200,)) -> Reply:
-        """Return a page's reply with one of these statuses. Raises BooksUnread."""
+    def _fetched(self, asked: PageRequest, statuses: tuple[int, ...] = (200,)) -> tuple[Reply, int]:
+        """Return a page's reply with one of these statuses, and when it was asked for, in milliseconds since
+        the epoch. Raises BooksUnread.
+        """
         where = f"{asked.listed} of {self.vendor.name}"
         if not self.books.paths.fullmatch(asked.path):
             raise BooksUnread(f"{where}: {asked.path[:120]!r} is none of the lists that are read")
@@ -105,6 +105,7 @@ class BooksReader:
         why, refused = "", False
         for _ in range(TRIES):
             self.wait(1 / self.books.per_second)
+            asked_ms = int(time.time() * 1000)
             try:
                 reply = self._sent(asked)
             except (SpendguardError, OSError) as error:
@@ -114,7 +115,7 @@ class BooksReader:
                 )
             else:
                 if reply.status in statuses:
-                    return reply
+                    return reply, asked_ms
                 why, wait_s = f"HTTP {reply.status}{self._words(reply)}", _retry_after(reply, next(waits))
                 if reply.status in (401, 403):
                     why += ": the secret may not read this list"

@@ -21,7 +21,7 @@ from luigi_spendguard.errors import BooksUnread
 from luigi_spendguard.vendors.own_books import MOVEMENT, Entry, EntryPage, PageRequest, Period
 
 #: Of the tables; a file of another version is made anew.
-_VERSION = 4
+_VERSION = 5
 
 _TABLES = (
     "CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -34,7 +34,7 @@ _TABLES = (
         currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL, tag TEXT NOT NULL,
         target TEXT NOT NULL, final INTEGER NOT NULL, counted INTEGER NOT NULL, rank INTEGER NOT NULL,
         inside INTEGER NOT NULL, whole INTEGER NOT NULL, estimated INTEGER NOT NULL, note TEXT NOT NULL,
-        price_by INTEGER NOT NULL, PRIMARY KEY (listed, id)
+        price_by INTEGER NOT NULL, asked_ms INTEGER NOT NULL, PRIMARY KEY (listed, id)
     ) WITHOUT ROWID
     """,
     "CREATE INDEX entry_tag ON entry (tag) WHERE tag <> ''",
@@ -50,13 +50,15 @@ _TABLES = (
 
 #: What is made of both sides; it is made anew each time.
 COMPARED = (
-    # `cost`: what it counts for by itself, in micro-dollars: settled, or reserved while that is open.
+    # `cost`: what it counts for by itself, in micro-dollars: settled, or reserved while that is open;
+    # `over_ms`: when the last wait for its answer was over, at the latest.
     """
     CREATE TABLE call (
         id TEXT PRIMARY KEY, run_id TEXT NOT NULL, task_id TEXT NOT NULL, account TEXT NOT NULL,
         operation TEXT NOT NULL, object TEXT, target TEXT NOT NULL, state TEXT NOT NULL,
         currency TEXT NOT NULL, asked INTEGER NOT NULL, reserved INTEGER NOT NULL, cost INTEGER NOT NULL,
-        at_ms INTEGER NOT NULL, fees INTEGER, tag TEXT NOT NULL, entry INTEGER NOT NULL
+        at_ms INTEGER NOT NULL, fees INTEGER, tag TEXT NOT NULL, entry INTEGER NOT NULL,
+        over_ms INTEGER NOT NULL
     ) WITHOUT ROWID
     """,
     "CREATE INDEX call_object ON call (object)",
@@ -95,7 +97,7 @@ COMPARED = (
         currency TEXT NOT NULL, micros INTEGER, open_micros INTEGER NOT NULL, tag TEXT NOT NULL,
         target TEXT NOT NULL, final INTEGER NOT NULL, rank INTEGER NOT NULL, inside INTEGER NOT NULL,
         whole INTEGER NOT NULL, estimated INTEGER NOT NULL, note TEXT NOT NULL, price_by INTEGER NOT NULL,
-        PRIMARY KEY (subject, rank, listed, id)
+        asked_ms INTEGER NOT NULL, PRIMARY KEY (subject, rank, listed, id)
     ) WITHOUT ROWID
     """,
     # Money of them has moved within the period, or has come back, whenever they were opened.
@@ -201,24 +203,26 @@ class WorkFile:
             return first
         return None if row[0] is None else _request_of(row[0])
 
-    def keep(self, asked: PageRequest, page: EntryPage) -> None:
-        """Keep what a page has, and what comes behind it. Raises BooksUnread where that was read before."""
+    def keep(self, asked: PageRequest, page: EntryPage, asked_ms: int) -> None:
+        """Keep what a page has, asked for at `asked_ms` (milliseconds since the epoch), and what comes behind
+        it. Raises BooksUnread where that was read before.
+        """
         text = None if page.next is None else _text_of(page.next)
         if text is not None and (text == _text_of(asked) or self._was_asked(text)):
             raise BooksUnread(f"{asked.listed}: a page names one as the next that was read before")
         with self.writing():
             self.db.execute("INSERT OR IGNORE INTO asked (page) VALUES (?)", (_text_of(asked),))
             for entry in page.entries:
-                self._keep_entry(entry)
+                self._keep_entry(entry, asked_ms)
             self.db.execute(
                 "UPDATE list SET next = ?, pages = pages + 1 WHERE name = ?", (text, asked.listed)
             )
 
-    def keep_named(self, page: EntryPage) -> None:
-        """Keep what was read of what no list has."""
+    def keep_named(self, page: EntryPage, asked_ms: int) -> None:
+        """Keep what was read of what no list has, and when it was asked for."""
         with self.writing():
             for entry in page.entries:
-                self._keep_entry(entry)
+                self._keep_entry(entry, asked_ms)
 
     def unlisted(self) -> list[str]:
         """Return the objects that calls of the period count for, or are in doubt about, and no list has; and
@@ -248,7 +252,7 @@ class WorkFile:
     def _was_asked(self, text: str) -> bool:
         return self.db.execute("SELECT 1 FROM asked WHERE page = ?", (text,)).fetchone() is not None
 
-    def _keep_entry(self, entry: Entry) -> None:
+    def _keep_entry(self, entry: Entry, asked_ms: int) -> None:
         objects = [redaction.redact(one) for one in entry.objects] or [f"{entry.listed}:{entry.id}"]
         values = (
             entry.listed,
@@ -272,6 +276,7 @@ class WorkFile:
             entry.estimated,
             redaction.redact(entry.note),
             entry.price_by_ms or 0,
+            asked_ms,
         )
         self.db.execute(f"INSERT OR REPLACE INTO entry VALUES ({','.join('?' * len(values))})", values)
         for other in objects[1:]:
@@ -304,7 +309,7 @@ class WorkFile:
             self.db.execute(
                 "INSERT INTO line SELECT coalesce(alias.object, entry.object), listed, entry.id, kind, at_ms,"
                 " state, about, amount, currency, micros, open_micros, tag, target, final, rank, inside,"
-                " whole, estimated, note, price_by"
+                " whole, estimated, note, price_by, asked_ms"
                 " FROM entry LEFT JOIN alias ON alias.id = entry.object WHERE counted"
             )
             self.db.execute(

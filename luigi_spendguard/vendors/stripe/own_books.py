@@ -185,6 +185,11 @@ def _value(body: Body) -> int:
     return value_of({**body, "currency": "usd"}, {}).counted_micros // 10_000
 
 
+def _movable(body: Body) -> int:
+    """Return the most that a thing can still be made to move, in minor units."""
+    return value_of({**body, "currency": "usd"}, {}).movable_micros // 10_000
+
+
 def _intents(body: Body, fx: Mapping[str, Decimal]) -> list[Entry]:
     ended = body["status"] in ("succeeded", "canceled")
     counted = _value(body)
@@ -229,7 +234,9 @@ def _disputes(body: Body, fx: Mapping[str, Decimal]) -> list[Entry]:
 def _invoices(body: Body, fx: Mapping[str, Decimal]) -> list[Entry]:
     counted = _value(body)
     moved = counted if body["status"] == "paid" else min(counted, _minor(body, "amount_paid"))
-    facts = _entry("invoices", "charge", body, fx, moved, counted - moved)
+    # A draft can be collected: until it is gone, what it has taken along counts.
+    opened = _movable(body) if body["status"] == "draft" else counted
+    facts = _entry("invoices", "charge", body, fx, moved, max(0, opened - moved))
     parent = (body.get("parent") or {}).get("subscription_details") or {}
     begins = _named(parent.get("subscription"), body.get("subscription")) if is_first(body) else ()
     return [Entry(**facts | {"objects": (*facts["objects"], *begins)})]
@@ -244,7 +251,8 @@ def _invoice_payments(body: Body, fx: Mapping[str, Decimal]) -> list[Entry]:
 
 def _items(body: Body, fx: Mapping[str, Decimal]) -> list[Entry]:
     invoice = _named(body.get("invoice"))
-    facts = _entry("invoiceitems", "charge", body, fx, 0, 0 if invoice else _minor(body, "amount"))
+    # What became of one on an invoice that says, where a list has it.
+    facts = _entry("invoiceitems", "charge", body, fx, 0, _minor(body, "amount"))
     return [Entry(**facts | {"objects": (*invoice, *facts["objects"])}, rank=5)]
 
 

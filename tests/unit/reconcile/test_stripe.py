@@ -345,6 +345,68 @@ def test_a_call_on_a_known_object_is_known_by_that(sides: Sides) -> None:
     assert (found.kind, found.call, found.certain, found.spent) == (Cause.MADE, call_id, True, 0)
 
 
+def test_what_was_read_before_a_call_was_over_does_not_free_what_it_reserves(sides: Sides) -> None:
+    """The intent was listed, then it was raised, and the answer was lost: that list says nothing of it."""
+    intent = sides.stripe.intent(500, paid=False)
+    sides.call(500, intent["id"])
+    plain, calls = sides.answer, list[str]()
+
+    def raised_meanwhile(path: str, query: dict[str, str], number: int) -> Any:
+        if path.endswith("/balance_transactions") and not calls:
+            calls.append(raised_in_doubt(sides, intent))
+        return plain(path, query, number)
+
+    sides.answer = raised_meanwhile
+    found = one(sides.found())
+    assert (found.call, found.certain) == (calls[0], False)
+
+
+def raised_in_doubt(sides: Sides, intent: dict[str, Any]) -> str:
+    """Raise an intent to 800 cents at the vendor, by a call whose answer is lost; return its id."""
+    intent["amount"] = 800
+    return sides.call(
+        800,
+        None,
+        kind="doubt",
+        object_id=intent["id"],
+        operation="payment_intents.increment_authorization",
+        path=f"/v1/payment_intents/{intent['id']}/increment_authorization",
+    )
+
+
+def test_what_was_read_once_a_call_was_over_frees_what_it_has_not_spent(sides: Sides) -> None:
+    intent = sides.stripe.intent(500, paid=False)
+    sides.call(500, intent["id"])
+    call_id = raised_in_doubt(sides, intent)
+    intent["amount"] = 500  # It was not raised.
+    sides.books.write(
+        lambda tx: tx.run(
+            "UPDATE call SET created_at = created_at - 100000, granted_at = granted_at - 100000 WHERE id = ?",
+            call_id,
+        )
+    )
+    found = one(sides.found())
+    assert (found.call, found.certain, found.spent) == (call_id, True, 0)
+
+
+def test_an_item_on_a_draft_counts_until_that_is_gone(sides: Sides) -> None:
+    """A draft can be finalized and paid: it is not cancelled."""
+    draft = {"status": "draft", "auto_advance": False, "amount_paid": 0, "amount_remaining": 500}
+    invoice = sides.stripe.add("in", "invoice", amount_due=500, total=500, currency="usd", **draft)
+    item = sides.stripe.add("ii", "invoiceitem", amount=500, currency="usd", invoice=invoice["id"])
+    sides.call(500, item["id"], operation="invoiceitems.create")
+    sides.call(0, invoice["id"], operation="invoices.create")
+    found = one(sides.found())
+    assert (found.kind, found.certain, found.ledger_micros) == (Cause.UNCONFIRMED, False, 500 * CENT)
+
+
+def test_an_item_counts_where_no_list_has_its_invoice(sides: Sides) -> None:
+    item = sides.stripe.add("ii", "invoiceitem", amount=500, currency="usd", invoice="in_of_last_year")
+    sides.call(500, item["id"], operation="invoiceitems.create")
+    found = one(sides.found())
+    assert (found.kind, found.certain, found.ledger_micros) == (Cause.UNCONFIRMED, False, 500 * CENT)
+
+
 def test_a_call_in_doubt_about_an_older_object_is_known_by_that(sides: Sides) -> None:
     """No list of the period has the object: it is read by its id."""
     sides.stripe.now -= 20 * 86400
