@@ -7,6 +7,8 @@ import json
 import stat
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,31 @@ def test_it_goes_on_behind_no_other_ledger_of_its_key(books: SealedBooks) -> Non
     books.files.keep_head(Head("another", 0, known.hash), accepted=True)  # Block 0 was pruned there.
     books.claim("Charge")
     assert "another ledger's" in books.seal()
+
+
+def test_it_goes_on_behind_no_block_that_names_its_key_and_is_not_signed_by_it(books: SealedBooks) -> None:
+    books.seal()
+    head = books.files.head()
+    paid(books, USD)
+    books.seal()
+    assert head is not None
+    books.files.keep_head(head, accepted=True)  # As where another luigid has sealed the newest block.
+    books.write(lambda tx: tx.run("UPDATE audit_block SET signature = '00' WHERE number = 2"))
+    assert "block 2 of the audit is not signed by a key" in books.seal()
+    books.write(lambda tx: tx.run("DELETE FROM audit_row WHERE block = 2"))
+    books.write(lambda tx: tx.run("DELETE FROM audit_block WHERE number = 2"))
+    assert books.seal() == ""
+
+
+def test_of_two_that_make_the_key_and_tell_the_head_none_goes_back(books: SealedBooks) -> None:
+    books.seal()
+    key, head = books.files.key.read_bytes(), books.files.head()
+    with suppress(FileExistsError):
+        books.files._make()
+    assert books.files.key.read_bytes() == key
+    assert head is not None
+    books.files.keep_head(replace(head, number=head.number - 1))
+    assert books.files.head() == head
 
 
 def test_a_head_that_cannot_be_read_is_said(books: SealedBooks) -> None:
