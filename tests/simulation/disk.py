@@ -122,7 +122,8 @@ class _InMemory(LedgerFile):
     in_transaction = False
 
     def __init__(self, disk: Disk, connection: sqlite3.Connection) -> None:
-        self.names, self._disk, self._run = {}, disk, connection.execute
+        self.path, self.names = Path("books-in-memory"), {}
+        self._disk, self._run = disk, connection.execute
 
     def handle(self) -> Any:
         return self
