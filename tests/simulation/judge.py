@@ -10,12 +10,14 @@ from typing import Any
 
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked
 from luigi_spendguard.http.relay import ClientCall
-from luigi_spendguard.ledger import overview, queries, snapshot, totals
+from luigi_spendguard.ledger import overview, queries, reports, snapshot, totals
 from luigi_spendguard.ledger.audit.rights import wrongs
 from luigi_spendguard.ledger.audit.sums import discrepancies
 from luigi_spendguard.ledger.database import Row
-from luigi_spendguard.money import Micros, parse_usd, plain_usd
+from luigi_spendguard.ledger.reports.focus import focus
+from luigi_spendguard.money import Micros, micros_of, parse_usd, plain_usd
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.vendors.registry import VENDORS, flows
 from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.state import DispatchState
 from tests.simulation.vendors import Movement
@@ -28,6 +30,7 @@ _OF_CALL = (
 #: Faults by which what is said of a call may come when another process goes on with it.
 _DELAYING = {"hold up", "delay", "double", "power", "clock", "kill", "disk full"}
 _DELAYING |= {"lose request", "lose answer"}
+WHOLE = reports.ReportPeriod()
 #: Where texts stand that somebody has sent.
 _TEXTS = {
     "call": ("message", "path", "wire_key", "target", "fingerprint"),
@@ -220,6 +223,40 @@ class Judge:
             check(parse_usd(of_all[name]) == sums, "reads", f"{name}: in all {of_all}, runs {sums}")
         for run in runs:
             self._run_read(run, [row for row in calls if row["run_id"] == run["run_id"]])
+        self._reports(calls)
+
+    def _reports(self, calls: list[Row]) -> None:
+        """By whatever costs are grouped, and wherever a period is cut, nothing is left out or twice."""
+        tx = self.site.tx()
+        spent, overrun = sum(map(settled, calls)), sum(row["overrun_micros"] for row in calls)
+        ends = tx.one("SELECT min(at) AS first, max(at) AS last FROM journal")
+        assert ends is not None
+        cut = min(tx.now(), (ends["first"] + ends["last"]) // 2)
+        periods = [reports.ReportPeriod(until=cut), reports.ReportPeriod(since=cut)]
+        for by in reports.GROUPS:
+            parts = [reports.cost(tx, flows(), period, by) for period in periods]
+            rows = [row for part in parts for row in part["rows"]]
+            for name, real in (("spent_usd", spent), ("overrun_usd", overrun)):
+                said = [
+                    sum(micros_of(row[name]) for row in some) for some in (rows, [p["total"] for p in parts])
+                ]
+                check(said == [real] * 2, "reads", f"the report by {by} has {name} {said}, the calls {real}")
+        own = Counter[str]()
+        for row in calls:
+            own[f"{row['vendor']} {row['operation']}"] += settled(row)
+        said = {
+            row["name"]: micros_of(row["spent_usd"])
+            for row in reports.cost(tx, flows(), WHOLE, "operation")["rows"]
+        }
+        check(said.items() >= (+own).items(), "reads", f"the report by operation has {said}, the calls {own}")
+        booked, after = 0, 0
+        while after is not None:  # A page of three, so that there are several.
+            page = focus(tx, flows(), VENDORS, WHOLE, after, 3)
+            booked += sum(micros_of(row["BilledCost"]) for row in page["rows"])
+            after = page["next"]
+        check(
+            booked == spent + overrun, "reads", f"FOCUS has billed {booked}, the calls {spent} and {overrun}"
+        )
 
     def _run_read(self, run: dict[str, Any], calls: list[Row]) -> None:
         tx, run_id = self.site.tx(), run["run_id"]
