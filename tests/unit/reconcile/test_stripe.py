@@ -23,6 +23,7 @@ from luigi_spendguard.vendors.own_books import Period
 from luigi_spendguard.vendors.stripe.tags import tag_of
 from tests.support.books import Books
 from tests.support.fake_stripe_lists import NoSuchObject, StripeAccount
+from tests.support.reconciled import applied
 from tests.support.vendor_books import PaperTransport
 
 SECRET = "sk_test_reconcile"
@@ -336,6 +337,25 @@ def test_more_than_was_reserved_is_not_certain(sides: Sides) -> None:
     sides.stripe.intent(600, metadata=sides.tags[call_id])
     found = one(sides.found())
     assert (found.kind, found.certain) == (Cause.MADE, False)
+
+
+def test_what_is_not_certain_is_not_booked(sides: Sides) -> None:
+    """It says what a call may have cost, and nobody books that but a person."""
+    call_id = sides.call(500, None, kind="doubt", target="cus_1")
+    sides.stripe.intent(500, customer="cus_2", metadata=sides.tags[call_id])
+    found = [each for each in sides.found() if each.call == call_id]
+    assert [(each.certain, each.spent) for each in found] == [(False, 500 * CENT)]
+    assert applied(sides.books, found) == 0
+    assert sides.books.read(lambda tx: tx.value("SELECT state FROM call WHERE id = ?", call_id)) == "in_doubt"
+
+
+def test_a_tag_that_an_older_object_has_too_makes_nothing_certain(sides: Sides) -> None:
+    """The call cannot have made that one: somebody copies tags, and may have copied the other one's, too."""
+    call_id = sides.call(500, None, kind="doubt")
+    sides.stripe.intent(500, metadata=sides.tags[call_id])
+    sides.stripe.now -= 900
+    sides.stripe.intent(500, metadata=sides.tags[call_id])
+    assert not any(each.certain for each in sides.found())
 
 
 def test_a_call_on_a_known_object_is_known_by_that(sides: Sides) -> None:

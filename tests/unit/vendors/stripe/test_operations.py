@@ -15,6 +15,7 @@ from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Quote, Reply, Request
+from luigi_spendguard.vendors.registry import flows
 from luigi_spendguard.vendors.stripe import Stripe
 from luigi_spendguard.vendors.stripe import operations as listed
 from luigi_spendguard.vendors.stripe.operations import (
@@ -243,3 +244,5 @@ def test_money_with_a_counterparty_is_marked() -> None:
         assert address not in listed.FLOWS
     for one in listed.OPERATIONS:
         assert listed.FLOWS.get(one.name, "") == one.flow, one.address
+    assert "stripe topups.create" in flows().inflow
+    assert "stripe refunds.create" in flows().outflow
