@@ -61,4 +61,5 @@ def _run(stock_run: Callable[..., None], settings: config.Settings, **options: A
 
     server.install(settings)
     luigi.server.Scheduler = BudgetScheduler
-    stock_run(**options)
+    with server.ending:
+        stock_run(**options)

@@ -69,6 +69,12 @@ def collect_seldom() -> None:
     gc.set_threshold(10_000, *gc.get_threshold()[1:])
 
 
+#: What ends with luigid. As an interpreter ends it waits for pools' threads before what `atexit` has: one
+#: that asks a server which stands still would be waited for, and nobody gives it up.
+ending = contextlib.ExitStack()
+atexit.register(ending.close)
+
+
 def app(scheduler: Any) -> Any:
     """Return Luigi's own application with our routes ahead of its own.
 
@@ -85,10 +91,9 @@ def app(scheduler: Any) -> Any:
     allow_connections()
     collect_seldom()
     service = LedgerService(settings, adopt(scheduler))
-    atexit.register(service.close)
     news, sealing = News(service), Sealing(service)
-    atexit.register(sealing.finish)  # Before: what was registered last is done first.
-    atexit.register(news.finish)
+    for end in (service.close, sealing.finish, news.finish):
+        ending.callback(end)  # What was added last is done first.
     if settings.worker_token is not None and settings.caps.day is None:
         logger.warning(
             "[spendguard] worker_token is set without daily_cap_usd: whoever holds the token can open "

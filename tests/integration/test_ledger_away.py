@@ -171,3 +171,19 @@ def test_who_asks_after_it_was_killed_is_not_kept_waiting(server: PostgresServer
     wait_until(lambda: ledger.away is None, 10, "that it is known to be back")
     ledger.write(runs.open_run, asked).result(20)
     ledger.close()
+
+
+def test_luigid_ends_while_it_stands_still(server: PostgresServer, url: str, tmp_path: Path) -> None:
+    said = {"ledger_url": url, "admin_token": ADMIN, "worker_token": WORKER}
+    with Site(tmp_path, spendguard=said) as site:
+        HttpLedgerClient(site.url, WORKER).open_run(OpenRunRequest("r", False, "Root", "Root_1"))
+        assert site.luigid is not None
+        with server.frozen():
+            assert refusal(
+                lambda: HttpLedgerClient(site.url, WORKER).open_run(
+                    OpenRunRequest("r", False, "Root", "Root_1")
+                )
+            )[0]
+            # By now the audit is being looked at, which may take a minute.
+            site.luigid.popen.terminate()
+            assert site.luigid.popen.wait(40) == 0
