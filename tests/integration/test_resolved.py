@@ -117,7 +117,12 @@ def test_what_is_in_doubt_or_under_way_keeps_its_room(gateway: Site, fault: str)
         with gateway.stripe.holding(reads=False):
             sender = threading.Thread(target=desk.post, args=(desk.b, confirm))
             sender.start()
-            wait_until(lambda: "pending" in [call["state"] for call in gateway.calls(desk.b["run_id"])])
+            wait_until(  # Not what is read before it.
+                lambda: (
+                    ("payment_intents.confirm", "pending")
+                    in [(call["operation"], call["state"]) for call in gateway.calls(desk.b["run_id"])]
+                )
+            )
             desk.resolve(lost, not_sent=True)
             assert desk.charge(desk.b) == 429
         sender.join(20)
