@@ -19,12 +19,18 @@ from tests.support.postgres import place_of
 
 
 class Books:
-    """The ledger at `path`, with one run."""
+    """The ledger at `path`, with one run.
+
+    Attributes:
+        checked: whether it is looked after each operation for changes that no entry tells of: all calls are
+            read, too long for a measurement.
+
+    """
+
+    checked = True
 
     def __init__(self, path: Path, cap: int = 100, run_id: str = "run", daily: int | None = None) -> None:
         self.path, self.run_id = place_of(path), run_id
-        #: Whether it is looked after each operation for changes that no entry tells of: all calls are read.
-        self.checked = True
         self.caps = Caps(day=None if daily is None else Micros(daily))
         self.ledger = Ledger(self.path)
         self.write(runs.open_run, runs.RunRequest(run_id, False, "Root", "Root_1", Micros(cap)))
