@@ -29,7 +29,7 @@ _LISTS = {"messages": ("Messages", "DateSent", 300), "calls": ("Calls", "StartTi
 #: Twilio's price may come so many milliseconds after a message was delivered, or a call has ended:
 #: https://support.twilio.com/hc/en-us/articles/46871410243099 (messages: up to 24 hours, in rare cases).
 PRICE_MS = 24 * 3_600_000
-#: A message may be scheduled for so long (https://www.twilio.com/docs/messaging/features/message-scheduling).
+#: A message may be scheduled for so long (https://www.twilio.com/docs/api/errors/35115).
 _SCHEDULED_MS = 35 * 24 * 3_600_000
 #: What of a link to the next page is taken: what is asked for stays as it was asked for.
 _PAGING = ("Page", "PageToken")
