@@ -386,7 +386,7 @@ def _audit(figures: Figures, plots: _Plots) -> Iterator[str]:
     yield (
         f"Of {figures['rows']:,} sealed rows (two entries of the journal for each call, and the call), a"
         f" ledger of {figures['file_mb']:,.0f} MB. Sealing goes on beside the calls; an export is a process"
-        " of its own. Its memory does not grow with the rows: of Parquet's, 60 MB are what `pyarrow` takes to"
+        " of its own. Its memory does not grow with the rows: of Parquet's, 33 MB are what `pyarrow` takes to"
         " be loaded."
     )
     yield ""
