@@ -94,13 +94,18 @@ class Site:
         (folder / "out").mkdir(parents=True, exist_ok=True)
         self.configure(**settings)
         self.luigid: Process | None = None
+        self._workers: list[subprocess.Popen[str]] = []
         if start:
             self.start()
 
     def configure(self, **settings: Mapping[str, Any] | None) -> None:
-        """Change sections of luigi.cfg; a value of None removes the key."""
+        """Change sections of luigi.cfg; a value of None removes the key.
+
+        Luigi takes `rpc-retry-wait` for `rpc_retry_wait`: so does this, or a file had both.
+        """
         for section, content in settings.items():
-            self.settings.setdefault(section, {}).update(content or {})
+            changed = {key.replace("-", "_"): value for key, value in (content or {}).items()}
+            self.settings.setdefault(section, {}).update(changed)
         lines = []
         for section, content in self.settings.items():
             lines.append(f"[{section}]")
@@ -142,7 +147,14 @@ class Site:
         self.start()
 
     def end(self) -> None:
-        """End what was started."""
+        """End what was started; a worker that a test has not waited for is killed, with its children."""
+        for worker in self._workers:
+            if worker.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+            if worker.stdout is not None:
+                worker.stdout.close()
         if self.luigid is not None:
             self.luigid.end()
         if self.owns_stripe:
@@ -159,8 +171,8 @@ class Site:
     def worker(
         self, *args: str, module: str = "tests.support.pipelines", **env: str
     ) -> subprocess.Popen[str]:
-        """Start `luigi --module … ARGS` and return it."""
-        return python(
+        """Start `luigi --module … ARGS` and return it; it ends with the site at the latest."""
+        worker = python(
             *("-m", "luigi", "--module", module, *args),
             text=True,
             cwd=self.folder,
@@ -169,6 +181,8 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+        self._workers.append(worker)
+        return worker
 
     def luigi(self, *args: str, timeout: float = 120, **more: str) -> tuple[int, str]:
         """Run `luigi --module … ARGS`; return its exit code and output."""
