@@ -218,15 +218,14 @@ class _Shown:
 
     def _rows(self, done: Reconciled) -> Iterator[tuple[Difference, str]]:
         """Yield each difference, and what became of it: "" unless it was booked, or could not be."""
-        from luigi_spendguard.reconcile.applying import resolution_of
+        from luigi_spendguard.reconcile.applying import Booking
 
+        booking = Booking(lambda call, body: operator_of().post(path_of("calls", call, "resolve"), body))
         for difference in done.differences():
-            body = resolution_of(difference) if self.applying else None
             said = ""
-            if body is not None:
+            if self.applying:
                 try:
-                    operator_of().post(path_of("calls", difference.call, "resolve"), body)
-                    said = "booked"
+                    said = "booked" if booking.book(difference) else ""
                 except OperatorError as error:
                     if error.exit_code != 1:
                         raise

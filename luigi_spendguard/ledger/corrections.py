@@ -70,6 +70,8 @@ class Resolution:
         overrun: it may have cost more than was reserved.
         correct: it may have been resolved otherwise before.
         by_books: the vendor's own books say it, of a call that the vendor's answer has ended.
+        as_of: it is about the call as it was when this entry of the journal was the last one about it, or
+            about what else acts on its object; None: whatever it is by now.
 
     """
 
@@ -78,6 +80,7 @@ class Resolution:
     overrun: bool = False
     correct: bool = False
     by_books: bool = False
+    as_of: int | None = None
 
     def __str__(self) -> str:
         spent = "not sent" if self.spent is None else f"spent {format_usd(self.spent)}"
@@ -105,6 +108,7 @@ def resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Ro
     entry = JournalEntry("operator", row["run_id"], call_id, request_id=request_id, note=str(resolution))
     if was_made(tx, entry):
         return row
+    _check_unmoved(tx, row, resolution)
     if resolution.by_books and row["state"] == "settled":
         return _restated(tx, row, resolution, entry)
     _check(tx, row, resolution)
@@ -182,6 +186,31 @@ def _restated(tx: Tx, row: Row, resolution: Resolution, entry: JournalEntry) -> 
     restated = tx.one("SELECT * FROM call WHERE id = ?", row["id"])
     assert restated is not None
     return restated
+
+
+def _check_unmoved(tx: Tx, row: Row, resolution: Resolution) -> None:
+    """Raise Conflict where more was said since of a call, or of what else acts on the same object, than was
+    known to who says this: amounts are absolute, and the later word would be lost.
+    """
+    if resolution.as_of is None:
+        return
+    since = tx.one(
+        "SELECT journal.call_id, journal.kind FROM journal JOIN call ON call.id = journal.call_id"
+        " WHERE journal.id > ? AND (call.id = ? OR call.state IS NOT NULL AND call.vendor = ?"
+        " AND call.account = ? AND call.object_id IN (?, ?)) ORDER BY journal.id DESC LIMIT 1",
+        resolution.as_of,
+        row["id"],
+        row["vendor"],
+        row["account"],
+        row["object_id"],
+        resolution.object_id,
+    )
+    if since is not None:
+        other = "" if since["call_id"] == row["id"] else f" (call {since['call_id']}, on the same object)"
+        raise Conflict(
+            f"call {row['id']} has changed since it was compared{other}: the ledger has a later "
+            f"{since['kind']!r} of it. Nothing was booked: compare again"
+        )
 
 
 def _part_of(tx: Tx, row: Row, object_id: str | None) -> int | None:

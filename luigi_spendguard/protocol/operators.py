@@ -22,6 +22,9 @@ from luigi_spendguard.protocol.messages import (
 )
 from luigi_spendguard.settings.policy import expiry_ms
 
+#: The number of an entry of the journal.
+EntryNumber = Annotated[int, messages.number(0, 2**53 - 1, "a whole number", {"minimum": 0})]
+
 
 def _usd(what: str) -> Kind:
     """Return the kind of an amount that has to be a text: `what` says of what."""
@@ -121,6 +124,8 @@ class ResolveRequest(Message):
 
     Attributes:
         by_books: the vendor's own books say it, of a call that the vendor's answer has ended, too.
+        as_of: the last entry of the journal about the call, or about what acts on its object, when it was
+            compared: what has changed since is not overwritten.
 
     """
 
@@ -131,6 +136,7 @@ class ResolveRequest(Message):
     overrun: Flag = False
     correct: Flag = False
     by_books: Flag = False
+    as_of: EntryNumber | None = None
     request_id: RequestId | None = None
 
     def __post_init__(self) -> None:

@@ -4,10 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.reconcile.differences import Cause, Difference
+
+
+class Booking:
+    """Books what is certain of one comparison.
+
+    Attributes:
+        resolve: says the body of a `POST /calls/{id}/resolve` to luigid, and returns its answer.
+
+    """
+
+    def __init__(self, resolve: Callable[[str, dict[str, Any]], Mapping[str, Any]]) -> None:
+        self.resolve = resolve
+        self._booked: dict[str, int] = {}
+
+    def book(self, difference: Difference) -> bool:
+        """Book a difference; return whether it was certain. What `resolve` raises is raised.
+
+        What has changed since it was compared is not overwritten, but for what was booked here of another
+        one of several things that the call has opened.
+        """
+        body = resolution_of(difference)
+        if body is None:
+            return False
+        call = difference.call
+        answer = self.resolve(call, {**body, "as_of": self._booked.get(call, difference.entry)})
+        self._booked[call] = int(answer["as_of"])
+        return True
 
 
 def resolution_of(difference: Difference) -> dict[str, Any] | None:

@@ -391,7 +391,7 @@ class _Judge:
             self.money.subject,
             call.id if call else "",
             call.run_id if call else "",
-            call.entry if call else 0,
+            max((one.entry for one in self.money.calls), default=0),
             at,
             *self.only,
             sum(amounts) if amounts else None,

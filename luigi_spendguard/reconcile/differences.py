@@ -35,7 +35,8 @@ class Difference:
     Attributes:
         subject: the vendor's object, or the call where none is known.
         call, run_id: the ledger's call that it is about, "" where there is none.
-        entry: which entry of the ledger's journal was that call's last one then; 0: there is no call.
+        entry: which entry of the ledger's journal was then the last one about the calls of this money; 0:
+            there is no call.
         at_ms: when it was made, in milliseconds since the epoch.
         vendor_micros, ledger_micros: what is on that side only, in micro-dollars.
         amount, currency: what the vendor shows, in minor units; None where it does not count so.

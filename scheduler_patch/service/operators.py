@@ -180,9 +180,10 @@ def _approved(service: LedgerService, request: ApproveRequest) -> runs.Approved:
 async def resolve(service: LedgerService, request: ResolveRequest) -> dict[str, Any]:
     """End an in-doubt call by the operator's word, or correct it. Raises BadAmount, NotFound, Conflict."""
     amount = None if request.spent_usd is None else parse_usd(request.spent_usd)
-    resolution = Resolution(amount, request.object_id, request.overrun, request.correct, request.by_books)
-    row, run_state = await service.commit(_resolve, request.id, resolution, _id_of(request))
-    return {**queries.show_call(row), "run_state": run_state}
+    flags = request.overrun, request.correct, request.by_books
+    resolution = Resolution(amount, request.object_id, *flags, request.as_of)
+    row, run_state, as_of = await service.commit(_resolve, request.id, resolution, _id_of(request))
+    return {**queries.show_call(row), "run_state": run_state, "as_of": as_of}
 
 
 async def prune(service: LedgerService, request: PruneRequest) -> dict[str, Any]:
@@ -290,8 +291,8 @@ def _approve_duplicate(tx: Tx, request: ApproveRequest, amount: Micros) -> Booke
     return Booked(repeated, snapshot.of_run(tx, run_id), lambda state: holds.look_again(state, task_id))
 
 
-def _resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Booked[tuple[Row, str]]:
-    """End or correct a call; it comes with the state of its run."""
+def _resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Booked[tuple[Row, str, int]]:
+    """End or correct a call; it comes with the state of its run, and the journal's entry that says so."""
     seen = last_entry(tx)
     row = corrections.resolve(tx, call_id, resolution, request_id)
     figures = snapshot.of_call(tx, row["run_id"], call_id)
@@ -303,4 +304,5 @@ def _resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> B
         for one in others:
             one.hear(state)
 
-    return Booked((row, figures.run["state"]), figures, tell)
+    said = int(tx.value("SELECT id FROM journal WHERE request_id = ?", request_id) or 0)
+    return Booked((row, figures.run["state"], said), figures, tell)

@@ -7,7 +7,9 @@ import io
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -122,6 +124,25 @@ def test_what_is_booked_twice_counts_once(desk: Desk) -> None:
     spent = desk.site.run(desk.a["run_id"])["spent_usd"]
     assert (found(desk.site, *period, "--apply")[0], spent) == (0, "0.00")
     assert desk.site.run(desk.a["run_id"])["spent_usd"] == "0.00"
+
+
+def test_two_that_book_at_once_book_once(desk: Desk) -> None:
+    made = [opened_by(desk) for _ in range(3)]
+    for one in made[:2]:
+        desk.api.payment_intents.cancel(one)
+    lost = desk.lost(desk.b, f"payment_intents/{made[2]}/confirm")
+    # Of two periods: each of one is compared by one process at a time.
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda hours: reconcile(desk.site, "--since", hours, "--apply"), ("2h", "3h")))
+    assert all(code in (0, 1) and "Traceback" not in err for code, _, err in both)
+    spent = [desk.site.run(key["run_id"]) for key in (desk.a, desk.b)]
+    assert [(run["spent_usd"], run["reserved_usd"]) for run in spent] == [("1.00", "0.00"), ("0.00", "0.00")]
+    with desk.site.books() as tx:
+        said = tx.all("SELECT call_id FROM journal WHERE kind = 'operator'")
+    times = Counter(row["call_id"] for row in said)
+    calls = [one["id"] for one in desk.site.calls(desk.a["run_id"]) if one["object_id"] in made[:2]]
+    assert [times[one] for one in (*calls, lost)] == [1, 1, 1]
+    assert desk.site.cli("ledger", "check")[0] == 0
 
 
 def test_it_prints_a_csv_and_a_table_without_the_secret(desk: Desk) -> None:

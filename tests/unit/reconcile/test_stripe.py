@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import BooksUnread
+from luigi_spendguard.errors import BooksUnread, Conflict
 from luigi_spendguard.ledger.database.engines import opened
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.reconcile import Reconciled, Reconciler
@@ -394,19 +395,84 @@ def raised_in_doubt(sides: Sides, intent: dict[str, Any]) -> str:
     )
 
 
+def sent_long_ago(sides: Sides) -> None:
+    """Let all calls be over for longer than the lists were read."""
+    earlier = "UPDATE call SET created_at = created_at - 100000, granted_at = granted_at - 100000"
+    sides.books.write(lambda tx: tx.run(earlier))
+
+
 def test_what_was_read_once_a_call_was_over_frees_what_it_has_not_spent(sides: Sides) -> None:
     intent = sides.stripe.intent(500, paid=False)
     sides.call(500, intent["id"])
     call_id = raised_in_doubt(sides, intent)
     intent["amount"] = 500  # It was not raised.
-    sides.books.write(
-        lambda tx: tx.run(
-            "UPDATE call SET created_at = created_at - 100000, granted_at = granted_at - 100000 WHERE id = ?",
-            call_id,
-        )
-    )
+    sent_long_ago(sides)
     found = one(sides.found())
     assert (found.call, found.certain, found.spent) == (call_id, True, 0)
+
+
+def test_what_was_booked_since_it_was_compared_is_not_overwritten(sides: Sides) -> None:
+    """Amounts are absolute: of two lists the older one is refused, whichever comes first."""
+    intent = sides.stripe.intent(500, paid=False)
+    sides.stripe.pay(intent, 300)
+    call_id = sides.call(500, intent["id"])
+    older = sides.found()
+    assert one(older).spent == 300 * CENT
+    sides.stripe.objects[intent["latest_charge"]]["amount_captured"] = intent["amount_received"] = 400
+    newer = sides.found()
+    assert (one(newer).spent, applied(sides.books, newer)) == (400 * CENT, 1)
+    with pytest.raises(Conflict, match=f"^call {call_id} has changed since it was compared: .*Nothing was b"):
+        applied(sides.books, older)
+    assert sides.books.figures() == (400 * CENT, 0, 0)
+    assert applied(sides.books, newer) == 1, "what is said again counts once"
+    assert sides.books.figures() == (400 * CENT, 0, 0)
+
+
+def test_a_call_that_is_sent_again_since_it_was_compared_stays_in_doubt(sides: Sides) -> None:
+    """The list was read before that: what it has made, or has not, is not what is known of it now."""
+    intent = sides.stripe.intent(500, paid=False)
+    sides.call(500, intent["id"])
+    ask = sides.books.ask(
+        800 * CENT,
+        object_id=intent["id"],
+        target="cus_1",
+        operation="payment_intents.increment_authorization",
+        path=f"/v1/payment_intents/{intent['id']}/increment_authorization",
+    )
+    sides.books.reserve(sides.key, ask)
+    sides.books.end(sides.key, EndRequest("doubt", ask.call_id, 1))
+    sent_long_ago(sides)
+    found = sides.found()
+    assert (one(found).call, one(found).certain, one(found).spent) == (ask.call_id, True, 0)
+    again = replace(ask, call_id=f"0000000a{ask.call_id[8:]}")
+    sent = sides.books.reserve(sides.key, again)
+    assert (sent.verdict, sent.call_id) == ("allowed", ask.call_id)
+    intent["amount"] = 800
+    sides.books.end(sides.key, EndRequest("doubt", ask.call_id, sent.ask))
+    before = sides.books.figures()
+    with pytest.raises(Conflict, match="has changed since it was compared"):
+        applied(sides.books, found)
+    assert (before, sides.books.figures()) == ((500 * CENT, 300 * CENT, 0), before)
+
+
+def test_what_another_call_has_moved_since_it_was_compared_is_not_overwritten(sides: Sides) -> None:
+    """What one call on an object has cost depends on what the others on it count for."""
+    intent = sides.stripe.intent(500, paid=False)
+    sides.call(500, intent["id"])
+    call_id = raised_in_doubt(sides, intent)
+    intent["amount"] = 500
+    sent_long_ago(sides)
+    found = sides.found()
+    assert one(found).certain
+    capture = f"/v1/payment_intents/{intent['id']}/capture"
+    other = sides.call(
+        900, intent["id"], object_id=intent["id"], operation="payment_intents.capture", path=capture
+    )
+    before = sides.books.figures()
+    said = f"call {call_id} has changed since it was compared \\(call {other}, on the same object\\)"
+    with pytest.raises(Conflict, match=said):
+        applied(sides.books, found)
+    assert sides.books.figures() == before
 
 
 def test_an_item_on_a_draft_counts_until_that_is_gone(sides: Sides) -> None:
