@@ -275,8 +275,10 @@ class Ledger:
         if why is None:
             try:
                 return pool.submit(self._look, db, slow, operation, *args)
-            except RuntimeError:  # The program ends: Python closes its pools before anybody is told so.
-                why = closed()
+            except RuntimeError as error:
+                # Python closes its pools as a program ends, before anybody is told so; or has no thread left.
+                is_over = self._closed or "shutdown" in str(error)
+                why = closed() if is_over else LedgerUnavailable(f"the ledger cannot be read now: {error}")
         future: Future[T] = Future()
         future.set_exception(why)
         return future

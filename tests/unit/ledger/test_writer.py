@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -12,6 +14,7 @@ import pytest
 
 from luigi_spendguard import ledger
 from luigi_spendguard.errors import Conflict, LedgerUnavailable
+from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
@@ -160,6 +163,43 @@ def test_what_comes_when_it_is_closed_is_told_so(books: Books) -> None:
     books.ledger.close()
     with pytest.raises(LedgerUnavailable, match="luigid is ending"):
         books.ledger.write(complete, "late").result(10)
+    for late in (books.ledger.read, books.ledger.browse):
+        with pytest.raises(LedgerUnavailable, match="luigid is ending"):
+            late(last_entry).result(10)
+
+
+def test_what_cannot_be_read_now_is_not_said_to_be_closed(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(LedgerUnavailable, match="the ledger cannot be read now: can't start new thread"):
+            books.ledger.browse(last_entry).result(10)
+    assert books.ledger.browse(last_entry).result(10) == books.read(last_entry)
+
+
+@pytest.mark.of_files
+def test_what_is_read_as_the_program_ends_is_told_so(tmp_path: Path) -> None:
+    """Python has closed its pools when it waits for what is no daemon."""
+    program = f"""
+import threading
+from pathlib import Path
+from luigi_spendguard.ledger import Ledger
+from luigi_spendguard.ledger.budgets import last_entry
+
+ledger = Ledger(Path({str(tmp_path / "ended.db")!r}))
+
+def late():
+    threading.main_thread().join()
+    print(ledger.read(last_entry).exception(10))
+
+threading.Thread(target=late).start()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("the ledger is closed: luigid is ending\n", "")
 
 
 @pytest.mark.of_files
