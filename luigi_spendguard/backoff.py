@@ -16,3 +16,14 @@ def growing(first_s: float, longest_s: float) -> Iterator[float]:
     while True:
         yield wait_s
         wait_s = min(longest_s, wait_s * 2)
+
+
+def asked_for(retry_after: str, otherwise_s: float, longest_s: float) -> float:
+    """Return for how many seconds a server's `Retry-After` asks, up to `longest_s`; `otherwise_s` where that
+    says no such number.
+    """
+    try:
+        asked = float(retry_after)
+    except ValueError:
+        return otherwise_s
+    return min(max(asked, 0.0), longest_s) if asked == asked else otherwise_s

@@ -2,7 +2,8 @@
 ended them.
 
 Each look is an entry of the journal, made before it begins: of several luigids the one that has made it
-looks, and nobody looks again before its time.
+looks, and nobody looks again before its time. One that the vendor has refused for its rate was none: another
+entry puts it off.
 """
 
 from __future__ import annotations
@@ -21,23 +22,33 @@ from luigi_spendguard.settings.policy import Caps
 #: Milliseconds between the first two looks for a call; twice as many each time.
 AGAIN_MS = HOUR_MS
 
-_LOOK = "look_up"
+_LOOK, _PUT_OFF = "look_up", "put_off"
+_OF_CALL = "FROM journal WHERE call_id = call.id AND kind"
 _OPEN = (
     "SELECT id, vendor, account, created_at,"
-    f" (SELECT count(*) FROM journal WHERE call_id = call.id AND kind = '{_LOOK}') AS looks,"
-    f" (SELECT max(at) FROM journal WHERE call_id = call.id AND kind = '{_LOOK}') AS looked_at"
+    f" (SELECT count(*) {_OF_CALL} = '{_LOOK}') - (SELECT count(*) {_OF_CALL} = '{_PUT_OFF}') AS looks,"
+    f" (SELECT max(at) {_OF_CALL} = '{_LOOK}') AS looked_at,"
+    f" (SELECT kind {_OF_CALL} IN ('{_LOOK}','{_PUT_OFF}') ORDER BY id DESC LIMIT 1) AS last"
     " FROM call WHERE state = 'in_doubt' AND tagged = 1"
 )
 
 
 @dataclass(frozen=True)
 class Due:
-    """A call that is to be looked up; `looks`: how often it was."""
+    """A call that is to be looked up.
+
+    Attributes:
+        looks: how often it was looked up.
+        looked_at: when that was begun the last time, put off or not, in milliseconds since the epoch; 0:
+            never.
+
+    """
 
     call_id: str
     vendor: str
     account: str
     looks: int
+    looked_at: int
 
 
 @dataclass(frozen=True)
@@ -49,18 +60,20 @@ class Lent:
 
 
 def due(tx: Tx) -> list[Due]:
-    """Return the calls that are to be looked up now, those first that were looked up the fewest times."""
+    """Return the calls that are to be looked up now, those first that were looked up the fewest times; what
+    was put off has its turn behind its equals.
+    """
     now = tx.now()
     found = [
-        Due(row["id"], row["vendor"], row["account"], row["looks"])
+        Due(row["id"], row["vendor"], row["account"], row["looks"], row["looked_at"] or 0)
         for row in tx.all(f"{_OPEN} ORDER BY created_at")
         if not is_fresh(row, now) and _is_due(row, now)
     ]
-    return sorted(found, key=lambda one: one.looks)
+    return sorted(found, key=lambda one: (one.looks, one.looked_at))
 
 
 def _is_due(row: Row, now: int) -> bool:
-    if not row["looks"]:
+    if not row["looks"] or row["last"] == _PUT_OFF:
         return True
     return is_over(row["looked_at"], AGAIN_MS << min(row["looks"] - 1, 30), now)
 
@@ -74,6 +87,16 @@ def lend(tx: Tx, one: Due) -> Lent | None:
     assert row is not None
     journal(tx, event(_LOOK, row, "by its tag"))
     return Lent(row, search_by_tag(tx, row))
+
+
+def put_off(tx: Tx, one: Due) -> None:
+    """Give a call its turn back: its vendor has refused to answer for now, so that nobody has looked."""
+    row = tx.one(f"{_OPEN} AND id = ?", one.call_id)
+    if row is None or (row["looks"], row["last"]) != (one.looks + 1, _LOOK):
+        return  # It has ended, or another process looks.
+    call = tx.one(CALL, one.call_id)
+    assert call is not None
+    journal(tx, event(_PUT_OFF, call, "the vendor's rate limit"))
 
 
 def end_found(tx: Tx, call_id: str, ends: Mapping[str, EndRequest]) -> Row | None:

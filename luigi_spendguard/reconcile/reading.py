@@ -116,7 +116,8 @@ class BooksReader:
             else:
                 if reply.status in statuses:
                     return reply, asked_ms
-                why, wait_s = f"HTTP {reply.status}{self._words(reply)}", _retry_after(reply, next(waits))
+                why = f"HTTP {reply.status}{self._words(reply)}"
+                wait_s = backoff.asked_for(reply.headers.get("retry-after", ""), next(waits), LONGEST_S)
                 if reply.status in (401, 403):
                     why += ": the secret may not read this list"
                 if refused := reply.status != 429 and reply.status < 500:
@@ -147,12 +148,3 @@ class BooksReader:
         except Exception as error:
             raised = bare(error)  # Its frames have the secret.
         raise raised
-
-
-def _retry_after(reply: Reply, otherwise_s: float) -> float:
-    """Return how many seconds a vendor asks to wait for, within bounds."""
-    try:
-        asked = float(reply.headers.get("retry-after", ""))
-    except ValueError:
-        return otherwise_s
-    return min(max(asked, 0.0), LONGEST_S) if asked == asked else otherwise_s

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from luigi_spendguard import backoff
 from luigi_spendguard.errors import SpendDenied, bare
 from luigi_spendguard.guard.doubts import Unlike, ends_of
 from luigi_spendguard.guard.effects import Call, Effect, NotSent
@@ -34,8 +35,8 @@ from scheduler_patch.service.threads import Do, in_this_loop
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Seconds between two looks at what is due.
-EVERY_S = 60.0
+#: Seconds between two looks at what is due, and the longest time that a vendor may ask to be left alone.
+EVERY_S, LONGEST_S = 60.0, 3600.0
 
 
 class DoubtLookUps:
@@ -44,6 +45,8 @@ class DoubtLookUps:
     def __init__(self, service: LedgerService, do: Do, wait: Callable[[float], object] = time.sleep) -> None:
         self._service, self._do, self._wait = service, do, wait
         self._transport = BlockingTransport()
+        #: Until when a vendor is not asked, by the monotonic clock.
+        self._not_before: dict[str, float] = {}
 
     def run(self) -> None:
         """Look, without end."""
@@ -67,9 +70,13 @@ class DoubtLookUps:
                 silent.add(one.vendor)
 
     def _may_ask(self, name: str, account: str = "") -> bool:
-        """Return whether the secret here is that account's; without one, whether there is any."""
+        """Return whether a vendor may be asked now, and the secret here is that account's; without an
+        account, whether there is any secret.
+        """
         vendor, own = VENDORS.get(name), self._service.settings.vendor(name)
         if vendor is None or vendor.books is None or own.secret is None:
+            return False
+        if time.monotonic() < self._not_before.get(name, 0.0):
             return False
         return not account or vendor.books.can_read(account, own, own.secret)
 
@@ -79,6 +86,8 @@ class DoubtLookUps:
             ends = self._found(one, lent)
         except (NotNow, NotSent) as error:
             logger.warning("Call %s cannot be looked up at %s now: %s", one.call_id, one.vendor, error)
+            if isinstance(error, NotNow) and error.reply.status == 429:
+                self._leave_alone(one, error.reply)
             return False
         except SpendDenied as denied:
             logger.warning("Call %s stays in doubt: %s", one.call_id, redact(denied.message))
@@ -97,6 +106,12 @@ class DoubtLookUps:
             text = "Call %s was in doubt, and by its tag it has made %s: it is %s at %s"
             logger.warning(text, one.call_id, ended["object_id"], ended["state"], cost)
         return True
+
+    def _leave_alone(self, one: Due, reply: Reply) -> None:
+        """Ask a vendor no more for as long as it says, and let the call keep its turn."""
+        wait_s = backoff.asked_for(reply.headers.get("retry-after", ""), 0.0, LONGEST_S)
+        self._not_before[one.vendor] = time.monotonic() + wait_s
+        self._do(self._service.record(doubts.put_off, one))
 
     def _found(self, one: Due, lent: Lent) -> Mapping[str, EndRequest]:
         """Return how a call has ended by each object that has its tag. Raises as `ends_of`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -66,10 +67,14 @@ class Lost:
         row: dict[str, Any] = self.books.read(lambda tx: tx.one("SELECT * FROM call WHERE id = ?", call_id))
         return row
 
+    def luigid(self) -> DoubtLookUps:
+        """Return what looks in a luigid that was just started."""
+        return DoubtLookUps(Service(self), asyncio.run, lambda _: None)  # type: ignore[arg-type]
+
     def look(self) -> int:
         """Let luigid look; return how many requests it has sent."""
         before = len(self.transport.asked)
-        DoubtLookUps(Service(self), asyncio.run, lambda _: None).look()  # type: ignore[arg-type]
+        self.luigid().look()
         assert self.books.audit() == []
         return len(self.transport.asked) - before
 
@@ -127,7 +132,7 @@ def test_what_was_made_is_found_once_with_its_answer(lost: Lost, caplog: pytest.
 
 @pytest.mark.parametrize(("looks", "hours"), [(1, 1), (2, 2), (3, 4), (12, 2048)])
 def test_it_is_looked_for_ever_more_seldom(looks: int, hours: int) -> None:
-    row = {"looks": looks, "looked_at": 10**12}
+    row = {"looks": looks, "looked_at": 10**12, "last": "look_up"}
     assert not due_doubts._is_due(row, 10**12 + hours * AGAIN_MS - 1)
     assert due_doubts._is_due(row, 10**12 + hours * AGAIN_MS)
 
@@ -212,11 +217,69 @@ def test_a_vendor_that_does_not_answer_is_left_alone(lost: Lost, silent: Any) ->
     assert [lost.row(one)["state"] for one in calls] == ["in_doubt"] * 3
 
 
+BUSY = Reply(429, {"retry-after": "600"}, b"{}")
+
+
+def test_a_refusal_for_rate_uses_up_no_turn(lost: Lost) -> None:
+    calls = [lost.call(500 + n, ago_ms=DAY_MS - 1000 * n, target=f"cus_{n}")[0] for n in range(3)]
+    lost.stripe.intent(502, metadata=lost.sides.tags[calls[2]])
+    plain, looking = lost.sides.answer, lost.luigid()
+    lost.sides.answer = lambda path, query, number: BUSY
+    looking.look()
+    lost.sides.answer = plain
+    looking.look()
+    assert len(lost.transport.asked) == 1, "it asks to be left alone for ten minutes"
+    seen = [(each.call_id, each.looks) for each in lost.books.read(due_doubts.due)]
+    assert seen == [(calls[1], 0), (calls[2], 0), (calls[0], 0)]
+    assert lost.look() == 3, "another luigid, or this one when they are over, goes on"
+    assert [lost.row(one)["state"] for one in calls] == ["in_doubt", "in_doubt", "settled"]
+    assert lost.look() == 0
+
+
+def test_a_turn_that_came_later_is_kept_too(lost: Lost) -> None:
+    call_id, tag = lost.call()
+    assert lost.look() == 1
+    lost.stripe.intent(500, metadata=tag)
+    plain = lost.sides.answer
+    with lost.patch.context() as patched:
+        patched.setattr(due_doubts, "AGAIN_MS", 0)
+        lost.sides.answer = lambda path, query, number: BUSY
+        assert lost.look() == 1
+        lost.sides.answer = plain
+    assert lost.look() == 1
+    assert lost.row(call_id)["state"] == "settled"
+
+
+def test_whose_turn_another_one_has_taken_is_not_put_off(lost: Lost) -> None:
+    call_id, _ = lost.call()
+    [seen] = lost.books.read(due_doubts.due)
+    assert lost.books.write(due_doubts.lend, seen) is not None
+    lost.later()
+    [later] = lost.books.read(due_doubts.due)
+    assert lost.books.write(due_doubts.lend, later) is not None
+    lost.books.write(due_doubts.put_off, seen)
+    assert [each.looks for each in lost.books.read(due_doubts.due)] == [2]
+    assert lost.row(call_id)["state"] == "in_doubt"
+
+
+@pytest.mark.parametrize("said", ["nan", "-5", "1e308", "tomorrow", ""])
+def test_a_vendor_is_left_alone_within_bounds_whatever_it_says(lost: Lost, said: str) -> None:
+    lost.call()
+    lost.sides.answer = lambda path, query, number: Reply(429, {"retry-after": said}, b"{}")
+    looking = lost.luigid()
+    now = time.monotonic()
+    looking.look()
+    assert looking._not_before["stripe"] <= time.monotonic() + doubts.LONGEST_S
+    lost.patch.setattr(time, "monotonic", lambda: now + doubts.LONGEST_S + 60)
+    looking.look()
+    assert len(lost.transport.asked) == 2
+
+
 def test_of_several_luigids_one_looks(lost: Lost) -> None:
     """Both have seen that it is due."""
     call_id, tag = lost.call()
     lost.stripe.intent(500, metadata=tag)
-    first, plain = Service(lost), lost.sides.answer
+    first, plain = lost.luigid(), lost.sides.answer
 
     def answer(*args: Any) -> Any:
         assert lost.look() == 0, "another one is at it"
@@ -224,7 +287,7 @@ def test_of_several_luigids_one_looks(lost: Lost) -> None:
 
     lost.sides.answer = answer
     seen = lost.books.read(due_doubts.due)
-    DoubtLookUps(first, asyncio.run, lambda _: None).look()  # type: ignore[arg-type]
+    first.look()
     assert lost.row(call_id)["state"] == "settled"
     assert lost.books.write(due_doubts.lend, seen[0]) is None
 
