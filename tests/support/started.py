@@ -168,14 +168,19 @@ def open_files() -> int:
 
 
 def settled() -> tuple[str, int, int]:
-    """Return how many threads and files are there when those that end have ended, after 5 s at most."""
+    """Return how many threads and files are there when those that end have ended, after 5 s at most.
+
+    What has stayed for all of that time is the rule, and is waited for no more: once there were less.
+    """
     deadline = time.monotonic() + 5
+    seen = set()
     while True:
         gc.collect()
         here = threading.active_count(), open_files()
+        seen.add(here)
         least = _least.setdefault("here", here)
         if all(now <= before for now, before in zip(here, least, strict=True)) or time.monotonic() > deadline:
-            _least["here"] = min(here, least)
+            _least["here"] = here if len(seen) == 1 else min(here, least)
             return "FLAT", *here
         time.sleep(0.05)
 
