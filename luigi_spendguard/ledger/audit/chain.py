@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from operator import itemgetter
 from typing import Any
 
 from luigi_spendguard.ledger.audit import rows
@@ -26,6 +27,9 @@ from luigi_spendguard.ledger.database import Row, Tx
 
 #: Blocks that are read at once.
 _BLOCKS = 50
+#: What stands beside a row's text.
+_COLUMNS = ("block", "kind", "name", "run_id", "at")
+_columns_of = itemgetter(*_COLUMNS)
 
 
 @dataclass
@@ -271,14 +275,10 @@ def _changed_call(tx: Tx, one: dict[str, Any], block: Block) -> Tampered | None:
 def _check_columns(row: Row, one: Mapping[str, Any], block: Block) -> None:
     """Look whether what stands beside a row's text is what that says."""
     at = one.get("at") if one["row"] == "entry" else one.get("created_at")
-    wanted = {
-        "block": block.number,
-        "kind": one["row"],
-        "name": str(one["id"]),
-        "run_id": one["run_id"],
-        "at": at,
-    }
-    for name, value in wanted.items():
+    wanted = (block.number, one["row"], str(one["id"]), one["run_id"], at)
+    if _columns_of(row) == wanted:
+        return
+    for name, value in zip(_COLUMNS, wanted, strict=True):
         if row[name] != value:
             raise Tampered(
                 f"row {row['seq']} of {when(block)} was changed: its {name} was {value} and is {row[name]}",
