@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 
-from luigi_spendguard.cli import cli
+from luigi_spendguard.cli import cli, outputs
 from luigi_spendguard.ledger import runs
 from luigi_spendguard.ledger.audit import exporting
 from luigi_spendguard.ledger.audit.exporting import COLUMNS
@@ -273,6 +273,20 @@ def test_a_table_has_the_same_columns_for_all_rows(books: SealedBooks, tmp_path:
     }
     spent = sum(one or 0 for one in table["settled_usd"].to_pylist())
     assert spent == 6 + 3 + 1
+
+
+def test_a_table_of_many_row_groups_is_the_same_table(
+    books: SealedBooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("export", "--format", "parquet", "--out", "one.parquet")
+    monkeypatch.setattr(outputs, "_AT_ONCE", 2)
+    monkeypatch.setattr(outputs, "_GROUP", 4)
+    done = run("export", "--format", "parquet", "--out", "many.parquet")
+    one, many = (pyarrow.parquet.ParquetFile(tmp_path / f"{name}.parquet") for name in ("one", "many"))
+    count = one.metadata.num_rows
+    assert (one.num_row_groups, many.num_row_groups) == (1, -(-count // 4))
+    assert one.read().equals(many.read())
+    assert f"many.parquet: {count} rows of all runs" in done.output
 
 
 def test_what_a_later_version_has_sealed_is_kept_in_a_column_of_its_own() -> None:
