@@ -11,7 +11,6 @@ Tests alone have that (`is_on`): what the benchmark measures is executed.
 from __future__ import annotations
 
 import atexit
-import functools
 import gc
 import importlib
 import importlib.abc
@@ -140,17 +139,6 @@ def _end(process: subprocess.Popen[bytes], ours: socket.socket) -> None:
     process.wait()
 
 
-def _executed_by(
-    name: str, path: Sequence[str] | None, act: Callable[[Callable[[ModuleType], None], ModuleType], None]
-) -> importlib.machinery.ModuleSpec | None:
-    """Return where a module is; `act` is given what executes it."""
-    spec = importlib.machinery.PathFinder.find_spec(name, path)
-    if spec is not None and spec.loader is not None:
-        execute = spec.loader.exec_module
-        spec.loader.exec_module = lambda module: act(execute, module)  # type: ignore[method-assign]
-    return spec
-
-
 class Loaded(importlib.abc.MetaPathFinder):
     """Gives what of ours is loaded already to who imports the package, whose own code is executed then."""
 
@@ -170,7 +158,13 @@ class Loaded(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        return _executed_by(name, path, self._executed) if name == _PACKAGE else None
+        if name != _PACKAGE:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda package: self._executed(execute, package)  # type: ignore[method-assign]
+        return spec
 
     def _executed(self, execute: Callable[[ModuleType], None], package: ModuleType) -> None:
         sys.meta_path.remove(self)
@@ -182,34 +176,11 @@ class Loaded(importlib.abc.MetaPathFinder):
         execute(package)
 
 
-class Parsing(importlib.abc.MetaPathFinder):
-    """Lets Luigi make each parser of its command line once: it makes three, of 500 flags, three times."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        return _executed_by(name, path, self._executed) if name == "luigi.cmdline_parser" else None
-
-    def _executed(self, execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-        sys.meta_path.remove(self)
-        execute(module)
-        build, register = module.CmdlineParser._build_parser, module.Register
-
-        @functools.cache
-        def built(root_task: str | None, help_all: bool, _tasks: int) -> Any:
-            return build(root_task, help_all)
-
-        def build_parser(root_task: str | None = None, help_all: bool = False) -> Any:
-            return built(root_task, help_all, len(register._reg))
-
-        module.CmdlineParser._build_parser = staticmethod(build_parser)
-
-
 def serve() -> None:
     """Fork what is asked for, and tell how each has ended; return in a fork once it has done its work."""
     for name in LIBRARIES:
         importlib.import_module(name)
-    sys.meta_path[:0] = Loaded(), Parsing()
+    sys.meta_path.insert(0, Loaded())
     asked = socket.socket(fileno=os.dup(0))
     ends: dict[int, tuple[int, int]] = {}
     selector = selectors.DefaultSelector()
